@@ -1,0 +1,64 @@
+/*
+ * A device: registers that the guest reads and writes, and state that can be saved. A device is one file: its
+ * struct (with struct hv_device as a member), its read and write, its save and load, and at the end one table of
+ * operations. core/machine is the only room that knows them all.
+ *
+ * Locks: the bus holds dev->lock around read and write; whatever else touches the device's state (input from the
+ * host, save, load, reset, describe) is called with the lock held too, by the caller named at each function.
+ */
+#ifndef HV_DEVICE_DEVICE_H
+#define HV_DEVICE_DEVICE_H
+
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/codec.h"
+#include "base/error.h"
+
+struct hv_device;
+
+struct hv_device_ops {
+	const char *name;   /* "serial0": the name of its section in saved state and in `info devices` */
+	uint16_t version;   /* of its saved state */
+	uint8_t max_access; /* widest access in bytes that read and write take (1, 2, 4, 8); the bus splits wider ones */
+
+	/* Offsets count from what hv_bus_add was told. size is 1..max_access and a power of two. */
+	uint64_t (*read)(struct hv_device *dev, uint64_t offset, unsigned size);
+	void (*write)(struct hv_device *dev, uint64_t offset, uint64_t value, unsigned size);
+
+	/* Back to power-on. */
+	void (*reset)(struct hv_device *dev);
+	/* The fields of its state, in an order that version names; the caller opens and closes the section. */
+	void (*save)(struct hv_device *dev, struct hv_encoder *e);
+	/* The contrary. Every value is hostile: check it, refuse with a sentence, leave the device reset. */
+	int (*load)(struct hv_device *dev, struct hv_decoder *d, uint16_t version, struct hv_error *err);
+	/* One line of state for a person, "LCR 0x03, divisor 1, IER 0x01". May be NULL. */
+	void (*describe)(struct hv_device *dev, char *buf, size_t size);
+	/* Frees the device. No access can be under way. */
+	void (*destroy)(struct hv_device *dev);
+};
+
+struct hv_device {
+	const struct hv_device_ops *ops;
+	pthread_mutex_t lock;
+};
+
+/* What a device may ask of the machine that it is in; any thread, returns at once, carried out later. */
+enum hv_power_request {
+	HV_POWER_EXIT,  /* end with the guest's own status `code` (isa-debug-exit) */
+	HV_POWER_RESET, /* restart the VM */
+	HV_POWER_OFF,   /* orderly end */
+};
+
+struct hv_power {
+	void (*request)(void *ctx, enum hv_power_request what, int code);
+	void *ctx;
+};
+
+HV_API_BEGIN
+void hv_device_init(struct hv_device *dev, const struct hv_device_ops *ops);
+void hv_device_destroy(struct hv_device *dev); /* dev may be NULL */
+HV_API_END
+
+#endif

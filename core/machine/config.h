@@ -1,0 +1,77 @@
+/*
+ * What a VM is made of: the options of hvrun, a configuration file, and what a snapshot carries.
+ */
+#ifndef HV_MACHINE_CONFIG_H
+#define HV_MACHINE_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/error.h"
+#include "boot/boot.h"
+#include "device/chardev.h"
+#include "kvm/cpuid.h"
+#include "kvm/irq.h"
+
+#define HV_NAME_MAX     64 /* characters of a VM's name */
+#define HV_CPUS_MAX     64
+#define HV_MODULES_MAX  16
+#define HV_MEM_DEFAULT  (64ull << 20)
+
+struct hv_config {
+	char name[HV_NAME_MAX + 1]; /* "" until hv_config_finish gives one */
+	char *image;                /* owned, as all pointers here */
+	uint64_t mem;               /* bytes */
+	unsigned cpus;
+	enum hv_boot_kind boot;
+	uint64_t load_addr;
+	char *initrd[HV_MODULES_MAX]; /* "FILE" or "FILE command line" */
+	unsigned initrd_count;
+	char *append; /* guest's command line, NULL for none */
+	struct hv_chardev_config serial;
+	struct hv_cpu_model cpu;
+	char *cpu_text; /* what cpu was parsed from, NULL: host */
+	enum hv_irqchip irqchip;
+	bool paused;
+	char *gdb;           /* "tcp:PORT" or "unix:PATH" */
+	char *trace;         /* file */
+	uint64_t timeout_ns; /* 0: none */
+	bool stats, verbose, sandbox;
+};
+
+/* One option, as `hvrun --help` and hv_config_set know it. */
+struct hv_config_option {
+	const char *key;   /* "mem" */
+	const char *arg;   /* "SIZE"; NULL for a switch */
+	const char *help;  /* one line */
+};
+
+HV_API_BEGIN
+void hv_config_init(struct hv_config *c); /* defaults; always followed by hv_config_free */
+void hv_config_free(struct hv_config *c);
+
+/* The table of options, ended by a NULL key. */
+extern const struct hv_config_option hv_config_options[];
+
+/* Sets one option by its name without dashes. value is NULL for a switch ("paused"); a file may say "paused yes". */
+int hv_config_set(struct hv_config *c, const char *key, const char *value, struct hv_error *err);
+
+/*
+ * A configuration file: one "key value" or "key = value" a line, # comments, quotes around a value kept off. "image"
+ * is a key too; relative paths in it count from the file's directory. Sentences name file and line.
+ */
+int hv_config_load(struct hv_config *c, const char *path, struct hv_error *err);
+
+/* Writes the configuration in the form that hv_config_load reads. */
+void hv_config_write(const struct hv_config *c, FILE *out);
+
+/* Checks what only the whole can show (memory against the host's, CPUs against KVM's, a name for the nameless:
+ * the image's file name and the PID), and that an image is given. */
+int hv_config_finish(struct hv_config *c, struct hv_error *err);
+
+/* 1 to 64 characters of letters, digits, '.', '_', '-', not starting with '.' or '-'. */
+int hv_name_check(const char *name, struct hv_error *err);
+HV_API_END
+
+#endif

@@ -1,0 +1,3 @@
+# Guests: see guests/README.md.
+.PHONY: guests
+guests:
