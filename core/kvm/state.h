@@ -27,7 +27,17 @@ struct hv_vcpu_state {
 	} msrs;
 };
 
+/* The in-kernel controllers of HV_IRQCHIP_FULL: two PICs, the IOAPIC, the PIT. */
+struct hv_irqchip_state {
+	struct kvm_irqchip chips[3];
+	struct kvm_pit_state2 pit;
+};
+
 HV_API_BEGIN
+/* While no vCPU runs. */
+int hv_irqchip_get_state(const struct hv_vm *vm, struct hv_irqchip_state *state, struct hv_error *err);
+int hv_irqchip_set_state(const struct hv_vm *vm, const struct hv_irqchip_state *state, struct hv_error *err);
+
 /* Both on the vCPU's thread, between two exits. */
 int hv_vcpu_get_state(const struct hv_vcpu *vcpu, struct hv_vcpu_state *state, struct hv_error *err);
 int hv_vcpu_set_state(const struct hv_vcpu *vcpu, const struct hv_vcpu_state *state, struct hv_error *err);

@@ -66,6 +66,9 @@ int hv_config_load(struct hv_config *c, const char *path, struct hv_error *err);
 /* Writes the configuration in the form that hv_config_load reads. */
 void hv_config_write(const struct hv_config *c, FILE *out);
 
+/* A copy of all of it; to is freed by hv_config_free whatever the outcome. */
+int hv_config_copy(struct hv_config *to, const struct hv_config *from, struct hv_error *err);
+
 /* Checks what only the whole can show (memory against the host's, CPUs against KVM's, a name for the nameless:
  * the image's file name and the PID), and that an image is given. */
 int hv_config_finish(struct hv_config *c, struct hv_error *err);

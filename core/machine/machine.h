@@ -82,7 +82,8 @@ int hv_machine_wait(struct hv_machine *m, int timeout_ms, struct hv_end *end);
 /* A descriptor that becomes readable when the machine has ended; borrowed. */
 int hv_machine_end_fd(const struct hv_machine *m);
 
-/* Frees all. The machine has ended or was never started. */
+/* Frees all. The machine has ended and was waited for, or was never started; its chardev has been closed before, so that
+ * no input comes any more. */
 void hv_machine_destroy(struct hv_machine *m);
 
 enum hv_state hv_machine_state(const struct hv_machine *m);

@@ -40,7 +40,8 @@ struct hv_recorder {
 	_Atomic bool timed;
 	struct hv_exit_record *ring; /* capacity is a power of two */
 	uint64_t capacity;
-	uint64_t total; /* records ever written; the last min(total, capacity) are in the ring */
+	uint64_t total; /* records ever written; record n is at n & (capacity - 1) */
+	uint64_t first; /* records before this one are gone, whatever the capacity */
 	struct hv_exit_record last[HV_LAST_EXITS];
 };
 

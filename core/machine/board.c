@@ -1,0 +1,295 @@
+/*
+ * The board: which devices a VM has and where they answer, its memory, its vCPUs, and the image in them. The only
+ * file that knows all devices. The layout is a PC's, as far as small guests look for it.
+ */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "base/io.h"
+#include "base/parse.h"
+#include "machine/internal.h"
+
+#define IMAGE_MAX (4ull << 30)
+
+/* --- interrupts: from a device's line to the guest --------------------------------------------------------------- */
+
+static void irq_to_kernel(void *ctx, unsigned gsi, bool level)
+{
+	struct hv_machine *m = ctx;
+
+	hv_irq_line(&m->vm, gsi, level); /* fails only for a pin that doesn't exist */
+}
+
+static void ioapic_send(void *ctx, uint64_t address, uint32_t data)
+{
+	struct hv_machine *m = ctx;
+
+	hv_irq_msi(&m->vm, address, data);
+}
+
+/* Called with the IOAPIC's lock held, so the table needs none of its own. */
+static void ioapic_route(void *ctx, unsigned pin, uint64_t address, uint32_t data, bool masked)
+{
+	struct hv_machine *m = ctx;
+	struct hv_error err;
+
+	m->routes[pin] = (struct hv_irq_route){.pin = pin, .address = address, .data = data, .masked = masked};
+	if (hv_irq_route_ioapic(&m->vm, m->routes, HV_IOAPIC_PINS, &err))
+		hv_log(m->log, HV_LOG_WARN, "%s", err.text);
+}
+
+static struct hv_irq_line irq_line(struct hv_machine *m, unsigned gsi)
+{
+	struct hv_irq_line line = {.gsi = gsi};
+
+	if (m->irqchip == HV_IRQCHIP_FULL) {
+		line.set = irq_to_kernel;
+		line.ctx = m;
+	} else if (m->irqchip == HV_IRQCHIP_SPLIT) {
+		line.set = hv_ioapic_set;
+		line.ctx = m->ioapic;
+	}
+	return line;
+}
+
+/* --- devices ----------------------------------------------------------------------------------------------------- */
+
+/* Takes the device that `rc` tells was made, and puts it on a bus. */
+static int place(struct hv_machine *m, int rc, struct hv_device *dev, struct hv_bus *bus, uint64_t base,
+		 uint64_t length, struct hv_error *err)
+{
+	if (rc)
+		return rc;
+	m->devices[m->device_count++] = dev;
+	return hv_bus_add(bus, base, length, 0, dev, err);
+}
+
+static int create_devices(struct hv_machine *m, struct hv_error *err)
+{
+	struct hv_power power = {.request = hv_machine_power, .ctx = m};
+	struct hv_ioapic_host ioapic = {.send = ioapic_send, .route = ioapic_route, .ctx = m};
+	struct hv_device *dev = NULL;
+	int rc = 0;
+
+	if (m->irqchip == HV_IRQCHIP_SPLIT) {
+		for (unsigned i = 0; i < HV_IOAPIC_PINS; i++)
+			m->routes[i] = (struct hv_irq_route){.pin = i, .masked = true};
+		rc = place(m, hv_ioapic_create(ioapic, &dev, err), dev, &m->mmio, 0xfec00000, 0x1000, err);
+		if (rc)
+			return rc;
+		m->ioapic = m->devices[0];
+	}
+	rc = place(m, hv_serial_create(m->chardev, irq_line(m, 4), &dev, err), dev, &m->pio, 0x3f8, 8, err);
+	if (!rc && m->chardev)
+		hv_chardev_connect(m->chardev, hv_serial_input, dev);
+	if (!rc)
+		rc = place(m, hv_debugcon_create(m->chardev, &dev, err), dev, &m->pio, 0xe9, 1, err);
+	if (!rc)
+		rc = place(m, hv_debugexit_create(power, &dev, err), dev, &m->pio, 0xf4, 4, err);
+	if (!rc)
+		rc = place(m, hv_post_create(&dev, err), dev, &m->pio, 0x80, 1, err);
+	if (!rc)
+		rc = place(m, hv_rtc_create(m->config.mem, &dev, err), dev, &m->pio, 0x70, 2, err);
+	if (!rc)
+		rc = place(m, hv_fwcfg_create(m->cpu_count, m->config.mem, NULL, 0, &dev, err), dev, &m->pio, 0x510, 2,
+			   err);
+	if (!rc)
+		rc = place(m, hv_i8042_create(power, &dev, err), dev, &m->pio, 0x60, 1, err);
+	if (!rc)
+		rc = hv_bus_add(&m->pio, 0x64, 1, 4, dev, err);
+	if (!rc)
+		rc = hv_bus_add(&m->pio, 0x92, 1, 0x32, dev, err);
+	return rc;
+}
+
+/* --- the machine ------------------------------------------------------------------------------------------------- */
+
+/* What must be known of the image before the VM is made: which interrupt controllers it needs. */
+static int open_image(struct hv_machine *m, struct hv_error *err)
+{
+	const struct hv_config *c = &m->config;
+	enum hv_irqchip wanted = HV_IRQCHIP_NONE;
+	enum hv_boot_kind kind = HV_BOOT_AUTO;
+	size_t size;
+	void *data;
+	int rc;
+
+	m->image_fd = open(c->image, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	if (m->image_fd < 0)
+		return hv_fail_errno(err, "%s: cannot open it", c->image);
+	for (unsigned i = 0; i < c->initrd_count; i++) {
+		char path[4096];
+
+		snprintf(path, sizeof(path), "%.*s", (int)strcspn(c->initrd[i], " "), c->initrd[i]);
+		m->initrd_fds[i] = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+		if (m->initrd_fds[i] < 0)
+			return hv_fail_errno(err, "%s: cannot open it", path);
+	}
+	m->irqchip = c->irqchip;
+	if (m->irqchip != HV_IRQCHIP_AUTO)
+		return 0;
+	rc = hv_load_fd(m->image_fd, c->image, IMAGE_MAX, &data, &size, err);
+	if (rc)
+		return rc;
+	if (c->boot == HV_BOOT_FLAT)
+		wanted = HV_IRQCHIP_NONE;
+	else
+		rc = hv_boot_probe(c->image, data, size, &kind, &wanted, err);
+	hv_unload(data, size);
+	/* The second CPU is started by an interrupt. */
+	m->irqchip = m->cpu_count > 1 && wanted == HV_IRQCHIP_NONE ? HV_IRQCHIP_FULL : wanted;
+	return rc;
+}
+
+static int create_cpus(struct hv_machine *m, struct hv_error *err)
+{
+	int rc = 0;
+
+	m->cpus = calloc(m->cpu_count, sizeof(*m->cpus));
+	if (!m->cpus)
+		return hv_fail(err, ENOMEM, "no memory for %u vCPUs", m->cpu_count);
+	for (unsigned i = 0; i < m->cpu_count; i++) {
+		m->cpus[i].machine = m;
+		m->cpus[i].vcpu.fd = -1;
+		m->cpus[i].vcpu.index = i;
+		hv_recorder_init(&m->cpus[i].recorder);
+		atomic_store(&m->cpus[i].recorder.timed, m->config.stats);
+	}
+	for (unsigned i = 0; i < m->cpu_count && !rc; i++) {
+		struct hv_cpu *cpu = &m->cpus[i];
+
+		rc = hv_vcpu_create(&cpu->vcpu, &m->vm, i, err);
+		if (!rc)
+			rc = hv_cpuid_apply(&m->kvm, &cpu->vcpu, &m->config.cpu, m->cpu_count, err);
+		if (rc)
+			break;
+		cpu->power_on = malloc(sizeof(*cpu->power_on));
+		if (!cpu->power_on)
+			return hv_fail(err, ENOMEM, "no memory for the state of vCPU %u", i);
+		rc = hv_vcpu_get_state(&cpu->vcpu, cpu->power_on, err);
+	}
+	return rc;
+}
+
+int hv_board_create(struct hv_machine *m, struct hv_error *err)
+{
+	char size[32];
+	int rc;
+
+	m->cpu_count = m->config.cpus;
+	hv_bus_init(&m->pio, "pio");
+	hv_bus_init(&m->mmio, "mmio");
+	hv_memory_init(&m->memory, NULL);
+	rc = open_image(m, err);
+	if (!rc && m->irqchip == HV_IRQCHIP_NONE && m->cpu_count > 1)
+		rc = hv_fail_usage(err, "%u CPUs need interrupt controllers to start each other; give --irqchip split or full",
+				   m->cpu_count);
+	if (!rc)
+		rc = hv_kvm_open(&m->kvm, err);
+	if (rc)
+		return rc;
+	if (!hv_kvm_has(&m->kvm, KVM_CAP_IMMEDIATE_EXIT))
+		return hv_fail(err, ENOTSUP, "this kernel's KVM lacks immediate exits (Linux 4.13); use a newer kernel");
+	rc = hv_vm_create(&m->vm, &m->kvm, err);
+	if (rc)
+		return rc;
+	hv_memory_init(&m->memory, &m->vm);
+	rc = hv_memory_add_ram(&m->memory, m->config.mem, err);
+	if (rc)
+		hv_error_prefix(err, "--mem %s", hv_format_size(m->config.mem, size, sizeof(size)));
+	if (!rc)
+		rc = hv_irqchip_create(&m->vm, m->irqchip, err);
+	if (!rc)
+		rc = create_devices(m, err);
+	if (!rc)
+		rc = create_cpus(m, err);
+	if (!rc && m->irqchip == HV_IRQCHIP_FULL) {
+		m->power_on = malloc(sizeof(*m->power_on));
+		rc = m->power_on ? hv_irqchip_get_state(&m->vm, m->power_on, err)
+				 : hv_fail(err, ENOMEM, "no memory for the interrupt controllers' state");
+	}
+	return rc;
+}
+
+int hv_board_boot(struct hv_machine *m, struct hv_error *err)
+{
+	const struct hv_config *c = &m->config;
+	struct hv_boot_request request = {
+		.kind = c->boot,
+		.path = c->image,
+		.load_addr = c->load_addr,
+		.cmdline = c->append ? c->append : "",
+	};
+	struct hv_module modules[HV_MODULES_MAX] = {0};
+	void *image = NULL, *data[HV_MODULES_MAX] = {0};
+	int rc;
+
+	rc = hv_load_fd(m->image_fd, c->image, IMAGE_MAX, &image, &request.size, err);
+	request.data = image;
+	request.modules = modules;
+	for (; !rc && request.module_count < c->initrd_count; request.module_count++) {
+		unsigned i = request.module_count;
+		size_t path = strcspn(c->initrd[i], " ");
+
+		rc = hv_load_fd(m->initrd_fds[i], c->initrd[i], IMAGE_MAX, &data[i], &modules[i].size, err);
+		modules[i].data = data[i];
+		modules[i].name = c->initrd[i][path] ? c->initrd[i] + path + 1 : "";
+	}
+	if (!rc)
+		rc = hv_boot_load(&request, &m->memory, &m->entry, err);
+	if (!rc)
+		rc = hv_entry_apply(&m->entry, &m->cpus[0].vcpu, &m->memory, err);
+	for (unsigned i = 0; i < c->initrd_count; i++)
+		hv_unload(data[i], modules[i].size);
+	hv_unload(image, request.size);
+	return rc;
+}
+
+int hv_board_reset(struct hv_machine *m, struct hv_error *err)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; i < m->device_count; i++) {
+		pthread_mutex_lock(&m->devices[i]->lock);
+		m->devices[i]->ops->reset(m->devices[i]);
+		pthread_mutex_unlock(&m->devices[i]->lock);
+	}
+	if (m->power_on)
+		rc = hv_irqchip_set_state(&m->vm, m->power_on, err);
+	for (unsigned i = 0; i < m->cpu_count && !rc; i++) {
+		rc = hv_vcpu_set_state(&m->cpus[i].vcpu, m->cpus[i].power_on, err);
+		atomic_store(&m->cpus[i].vector_count, 0);
+		m->cpus[i].unfinished = false;
+	}
+	if (!rc)
+		rc = hv_memory_clear(&m->memory, err);
+	if (!rc)
+		rc = hv_board_boot(m, err);
+	if (rc)
+		hv_error_prefix(err, "reset");
+	return rc;
+}
+
+void hv_board_destroy(struct hv_machine *m)
+{
+	for (unsigned i = 0; i < m->cpu_count && m->cpus; i++) {
+		hv_vcpu_destroy(&m->cpus[i].vcpu);
+		hv_recorder_free(&m->cpus[i].recorder);
+		free(m->cpus[i].power_on);
+	}
+	free(m->cpus);
+	free(m->power_on);
+	for (unsigned i = 0; i < m->device_count; i++)
+		hv_device_destroy(m->devices[i]);
+	hv_memory_free(&m->memory);
+	hv_vm_destroy(&m->vm);
+	hv_kvm_close(&m->kvm);
+	if (m->image_fd >= 0)
+		close(m->image_fd);
+	for (unsigned i = 0; i < HV_MODULES_MAX; i++)
+		if (m->initrd_fds[i] >= 0)
+			close(m->initrd_fds[i]);
+}
