@@ -1,0 +1,326 @@
+/*
+ * The host's side of a serial line: the five kinds, opened, described and closed. chardev.c moves the bytes.
+ * This room calls base only. Rules: pty(7), unix(7), termios(3).
+ */
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include "device/chardev_impl.h"
+
+int hv_chardev_parse(struct hv_chardev_config *config, const char *text, struct hv_error *err)
+{
+	static const struct {
+		const char *word;
+		enum hv_chardev_kind kind;
+		bool path;
+	} kinds[] = {
+	    {"stdio", HV_CHARDEV_STDIO, false}, {"none", HV_CHARDEV_NONE, false},
+	    {"pty", HV_CHARDEV_PTY, false},     {"file:", HV_CHARDEV_FILE, true},
+	    {"unix:", HV_CHARDEV_UNIX, true},
+	};
+
+	for (size_t i = 0; i < HV_ARRAY_SIZE(kinds); i++) {
+		size_t n = strlen(kinds[i].word);
+
+		if (kinds[i].path ? strncmp(text, kinds[i].word, n) != 0 : strcmp(text, kinds[i].word) != 0)
+			continue;
+		if (kinds[i].path && text[n] == '\0')
+			return hv_fail_usage(err, "serial: a path is missing after '%s'", text);
+		if (strlen(text + n) >= sizeof(config->path))
+			return hv_fail_usage(err, "serial: the path is longer than %zu characters",
+					     sizeof(config->path) - 1);
+		config->kind = kinds[i].kind;
+		snprintf(config->path, sizeof(config->path), "%s", text + n);
+		return 0;
+	}
+	return hv_fail_usage(err, "serial: '%.64s' is none of stdio, none, pty, file:PATH, unix:PATH", text);
+}
+
+/* --- opening
+ * ------------------------------------------------------------------------------------------------------ */
+
+int chardev_reopen(int fd, int flags)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, flags | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+}
+
+/*
+ * Descriptors 0 and 1 are shared with the shell and whoever else has them, so O_NONBLOCK may not be set on
+ * them. A terminal or a pipe is opened afresh by its /proc name; where that fails (a terminal of another
+ * user, after su), poll comes before each small write.
+ */
+static int open_stdio(struct hv_chardev *c)
+{
+	struct stat st;
+	bool stream;
+
+	if (fstat(STDIN_FILENO, &st) == 0) {
+		stream = S_ISFIFO(st.st_mode) || isatty(STDIN_FILENO);
+		c->in_fd = stream ? chardev_reopen(STDIN_FILENO, O_RDONLY) : -1;
+		c->in_fd = c->in_fd < 0 ? STDIN_FILENO : c->in_fd;
+	}
+	if (fstat(STDOUT_FILENO, &st) < 0) {
+		c->broken = true;
+		return 0;
+	}
+	c->out_fd = STDOUT_FILENO;
+	if (S_ISSOCK(st.st_mode)) {
+		c->push = CHARDEV_PUSH_SEND;
+	} else if (S_ISFIFO(st.st_mode) || S_ISCHR(st.st_mode)) {
+		int fd = chardev_reopen(STDOUT_FILENO, O_WRONLY);
+
+		c->out_fd = fd < 0 ? STDOUT_FILENO : fd;
+		c->push = fd < 0 ? CHARDEV_PUSH_POLL : CHARDEV_PUSH_WRITE;
+		c->piece =
+		    S_ISFIFO(st.st_mode) ? 4096 : 1; /* PIPE_BUF; a terminal promises no more than a byte */
+	}
+	return 0;
+}
+
+static int open_pty(struct hv_chardev *c, struct hv_error *err)
+{
+	struct termios raw;
+
+	c->in_fd = c->out_fd = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
+	if (c->in_fd < 0 || grantpt(c->in_fd) < 0 || unlockpt(c->in_fd) < 0 ||
+	    ptsname_r(c->in_fd, c->pty, sizeof(c->pty)) != 0)
+		return hv_fail_errno(err, "serial: cannot make a pseudo-terminal; is /dev/pts mounted");
+	c->slave_fd = open(c->pty, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (c->slave_fd < 0)
+		return hv_fail_errno(err, "serial: cannot open %s", c->pty);
+	/* Raw from the start: an echo would come back to the guest as input. */
+	if (tcgetattr(c->slave_fd, &raw) == 0) {
+		cfmakeraw(&raw);
+		tcsetattr(c->slave_fd, TCSANOW, &raw);
+	}
+	return 0;
+}
+
+static int open_file(struct hv_chardev *c, struct hv_error *err)
+{
+	/* O_NONBLOCK: a FIFO that nobody reads is an error now, not a wait. */
+	c->out_fd =
+	    open(c->config.path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0644);
+	if (c->out_fd < 0 && errno == ENXIO)
+		return hv_fail(err, ENXIO, "serial: nobody reads the FIFO %s; start the reader first",
+			       c->config.path);
+	if (c->out_fd < 0)
+		return hv_fail_errno(err, "serial: cannot write to %s", c->config.path);
+	return 0;
+}
+
+/* The folder is held open, so that the socket can be removed at the end whatever the process may no longer
+ * open. */
+static int open_folder(struct hv_chardev *c, struct hv_error *err)
+{
+	const char *slash = strrchr(c->config.path, '/');
+	char folder[sizeof(((struct sockaddr_un *)NULL)->sun_path) + 1];
+
+	snprintf(folder, sizeof(folder), "%.*s", slash ? (int)(slash - c->config.path) + 1 : 1,
+		 slash ? c->config.path : ".");
+	c->folder_fd = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (c->folder_fd < 0)
+		return hv_fail_errno(err, "serial: cannot open the folder of %s", c->config.path);
+	return 0;
+}
+
+static const char *socket_name(const struct hv_chardev *c)
+{
+	const char *slash = strrchr(c->config.path, '/');
+
+	return slash ? slash + 1 : c->config.path;
+}
+
+/* A socket that a dead process left can be told from a living one: nobody answers there. Anything else stays.
+ */
+static bool remove_stale(struct hv_chardev *c, const struct sockaddr_un *sun)
+{
+	struct stat st;
+	int fd, rc;
+
+	if (fstatat(c->folder_fd, socket_name(c), &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISSOCK(st.st_mode))
+		return false;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return false;
+	rc = connect(fd, (const struct sockaddr *)sun, sizeof(*sun)) < 0 ? errno : 0;
+	close(fd);
+	return rc == ECONNREFUSED && unlinkat(c->folder_fd, socket_name(c), 0) == 0;
+}
+
+static int open_unix(struct hv_chardev *c, struct hv_error *err)
+{
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
+	struct stat st;
+	int rc;
+
+	if (strlen(c->config.path) >= sizeof(sun.sun_path))
+		return hv_fail_usage(err, "serial: a socket's path has at most %zu characters; %s is longer",
+				     sizeof(sun.sun_path) - 1, c->config.path);
+	memcpy(sun.sun_path, c->config.path, strlen(c->config.path) + 1);
+	rc = open_folder(c, err);
+	if (rc)
+		return rc;
+	c->push = CHARDEV_PUSH_SEND;
+	c->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (c->listen_fd < 0)
+		return hv_fail_errno(err, "serial: cannot make a socket");
+	fchmod(c->listen_fd, 0600); /* before bind: the name never exists with another mode */
+	rc = bind(c->listen_fd, (const struct sockaddr *)&sun, sizeof(sun));
+	if (rc < 0 && errno == EADDRINUSE) {
+		if (!remove_stale(c, &sun))
+			return hv_fail(
+			    err, EADDRINUSE,
+			    "serial: %s is taken; give another path or remove it if nobody uses it",
+			    c->config.path);
+		rc = bind(c->listen_fd, (const struct sockaddr *)&sun, sizeof(sun));
+	}
+	if (rc < 0)
+		return hv_fail_errno(err, "serial: cannot bind %s", c->config.path);
+	if (fstatat(c->folder_fd, socket_name(c), &st, AT_SYMLINK_NOFOLLOW) == 0) {
+		c->socket_dev = st.st_dev;
+		c->socket_ino = st.st_ino;
+	}
+	if (listen(c->listen_fd, 4) < 0)
+		return hv_fail_errno(err, "serial: cannot listen at %s", c->config.path);
+	return 0;
+}
+
+static int open_kind(struct hv_chardev *c, struct hv_error *err)
+{
+	switch (c->config.kind) {
+	case HV_CHARDEV_NONE:
+		return 0;
+	case HV_CHARDEV_STDIO:
+		return open_stdio(c);
+	case HV_CHARDEV_PTY:
+		return open_pty(c, err);
+	case HV_CHARDEV_FILE:
+		return open_file(c, err);
+	case HV_CHARDEV_UNIX:
+		return open_unix(c, err);
+	}
+	return hv_fail_usage(err, "serial: there is no kind %d", (int)c->config.kind);
+}
+
+int hv_chardev_open(const struct hv_chardev_config *config, const struct hv_log *log, struct hv_chardev **out,
+		    struct hv_error *err)
+{
+	struct hv_chardev *c = calloc(1, sizeof(*c));
+	pthread_condattr_t attr;
+	int rc;
+
+	if (!c)
+		return hv_fail(err, ENOMEM, "serial: no memory");
+	c->config = *config;
+	c->log = log;
+	c->in_fd = c->out_fd = c->listen_fd = c->folder_fd = c->slave_fd = -1;
+	pthread_mutex_init(&c->lock, NULL);
+	pthread_mutex_init(&c->inject_lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&c->room, &attr);
+	pthread_condattr_destroy(&attr);
+	c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (c->wake_fd < 0)
+		rc = hv_fail_errno(err, "serial: cannot make an eventfd");
+	else
+		rc = open_kind(c, err);
+	if (rc) {
+		hv_chardev_close(c);
+		return rc;
+	}
+	*out = c;
+	return 0;
+}
+
+/* --- describing and closing
+ * --------------------------------------------------------------------------------------- */
+
+void hv_chardev_describe(struct hv_chardev *c, char *buf, size_t size)
+{
+	bool client;
+
+	switch (c->config.kind) {
+	case HV_CHARDEV_NONE:
+		snprintf(buf, size, "none");
+		break;
+	case HV_CHARDEV_STDIO:
+		snprintf(buf, size, "stdio");
+		break;
+	case HV_CHARDEV_PTY:
+		snprintf(buf, size, "pty %s", c->pty);
+		break;
+	case HV_CHARDEV_FILE:
+		snprintf(buf, size, "file %s", c->config.path);
+		break;
+	case HV_CHARDEV_UNIX:
+		pthread_mutex_lock(&c->lock);
+		client = c->out_fd >= 0 && !c->gone;
+		pthread_mutex_unlock(&c->lock);
+		snprintf(buf, size, "unix %s (%s)", c->config.path, client ? "1 client" : "no client");
+		break;
+	}
+}
+
+/*
+ * Closing a pty takes what its reader has not fetched yet with it. So as long as somebody fetches, we wait, a
+ * second at most; when the count stands still for 50 ms, nobody does.
+ */
+static void let_reader_finish(const struct hv_chardev *c)
+{
+	int before = -1, now = 0;
+
+	for (int tick = 0; tick < 20; tick++) {
+		if (ioctl(c->slave_fd, FIONREAD, &now) < 0 || now == 0 || now == before)
+			return;
+		before = now;
+		poll(NULL, 0, 50);
+	}
+}
+
+static void close_one(int fd)
+{
+	if (fd > STDERR_FILENO)
+		close(fd);
+}
+
+void hv_chardev_close(struct hv_chardev *c)
+{
+	struct stat st;
+
+	if (!c)
+		return;
+	chardev_finish(c);
+	if (c->slave_fd >= 0)
+		let_reader_finish(c);
+	if (c->folder_fd >= 0 && c->socket_ino &&
+	    fstatat(c->folder_fd, socket_name(c), &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+	    st.st_dev == c->socket_dev && st.st_ino == c->socket_ino)
+		unlinkat(c->folder_fd, socket_name(c), 0);
+	close_one(c->slave_fd);
+	if (c->in_fd != c->out_fd)
+		close_one(c->in_fd);
+	close_one(c->out_fd);
+	close_one(c->listen_fd);
+	close_one(c->folder_fd);
+	close_one(c->wake_fd);
+	pthread_cond_destroy(&c->room);
+	pthread_mutex_destroy(&c->lock);
+	pthread_mutex_destroy(&c->inject_lock);
+	free(c->out);
+	free(c);
+}

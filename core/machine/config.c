@@ -1,0 +1,603 @@
+/*
+ * What a VM is made of. One table names the options; hvrun's command line and a configuration file both go
+ * through hv_config_set, so that the two can't drift apart. A configuration file may come from anywhere:
+ * every value is checked here or by the parser of the room that owns it, and every sentence names file and
+ * line.
+ *
+ * This room calls base, the parsers of boot, kvm and device, and asks /dev/kvm one question (how many vCPUs).
+ */
+#include <assert.h>
+#include <ctype.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/io.h"
+#include "base/parse.h"
+#include "kvm/kvm.h"
+#include "machine/config.h"
+
+#define CONFIG_FILE_MAX (1u << 20) /* bytes of a configuration file */
+#define VALUE_MAX       8192u      /* bytes of one value in it */
+
+/* A path is kept with its folder, so that a file's relative paths count from the file. "" for the command
+ * line. */
+typedef int set_fn(struct hv_config *c, const char *key, const char *value, const char *folder,
+		   struct hv_error *err);
+
+void hv_config_init(struct hv_config *c)
+{
+	memset(c, 0, sizeof(*c));
+	c->mem = HV_MEM_DEFAULT;
+	c->cpus = 1;
+	c->load_addr = 0x1000;
+	c->serial.kind = HV_CHARDEV_STDIO;
+	c->sandbox = true;
+}
+
+void hv_config_free(struct hv_config *c)
+{
+	for (unsigned i = 0; i < c->initrd_count; i++)
+		free(c->initrd[i]);
+	free(c->image);
+	free(c->append);
+	free(c->cpu_text);
+	free(c->gdb);
+	free(c->trace);
+	memset(c, 0, sizeof(*c));
+}
+
+/* --- values
+ * --------------------------------------------------------------------------------------------------- */
+
+static int keep_string(char **where, const char *value, struct hv_error *err)
+{
+	char *copy = strdup(value);
+
+	if (!copy)
+		return hv_fail(err, ENOMEM, "no memory for the configuration");
+	free(*where);
+	*where = copy;
+	return 0;
+}
+
+static int keep_path(char **where, const char *key, const char *value, const char *folder,
+		     struct hv_error *err)
+{
+	char path[PATH_MAX];
+
+	if (*value == '\0')
+		return hv_fail_usage(err, "%s: the file name is empty", key);
+	if ((size_t)snprintf(path, sizeof(path), "%s%s", *value == '/' ? "" : folder, value) >= sizeof(path))
+		return hv_fail_usage(err, "%s: the path is longer than %zu characters", key,
+				     sizeof(path) - 1);
+	return keep_string(where, path, err);
+}
+
+static int parse_bool(const char *key, const char *value, bool *out, struct hv_error *err)
+{
+	static const char *const yes[] = {"yes", "on", "true", "1"};
+	static const char *const no[] = {"no", "off", "false", "0"};
+
+	for (size_t i = 0; i < HV_ARRAY_SIZE(yes); i++) {
+		if (!strcasecmp(value, yes[i]) || !strcasecmp(value, no[i])) {
+			*out = !strcasecmp(value, yes[i]);
+			return 0;
+		}
+	}
+	return hv_fail_usage(err, "%s: '%.64s' is neither on nor off", key, value);
+}
+
+/* --- options
+ * -------------------------------------------------------------------------------------------------- */
+
+static int set_name(struct hv_config *c, const char *key, const char *value, const char *folder,
+		    struct hv_error *err)
+{
+	int rc = hv_name_check(value, err);
+
+	if (!rc)
+		snprintf(c->name, sizeof(c->name), "%s", value);
+	return rc;
+}
+
+static int set_mem(struct hv_config *c, const char *key, const char *value, const char *folder,
+		   struct hv_error *err)
+{
+	uint64_t mem;
+	int rc = hv_parse_size(key, value, 1ull << 46, &mem, err);
+
+	if (rc)
+		return rc;
+	if (mem < HV_PAGE_SIZE)
+		return hv_fail_usage(err, "%s: %.64s is less than a page; give at least 4K", key, value);
+	c->mem = hv_round_up(mem, HV_PAGE_SIZE);
+	return 0;
+}
+
+static int set_cpus(struct hv_config *c, const char *key, const char *value, const char *folder,
+		    struct hv_error *err)
+{
+	uint64_t cpus;
+	int rc = hv_parse_u64(key, value, HV_CPUS_MAX, &cpus, err);
+
+	if (rc)
+		return rc;
+	if (cpus == 0)
+		return hv_fail_usage(err, "%s: a VM has at least 1 CPU, at most %d", key, HV_CPUS_MAX);
+	c->cpus = (unsigned)cpus;
+	return 0;
+}
+
+static int set_boot(struct hv_config *c, const char *key, const char *value, const char *folder,
+		    struct hv_error *err)
+{
+	return hv_boot_kind_parse(&c->boot, value, err);
+}
+
+static int set_load_addr(struct hv_config *c, const char *key, const char *value, const char *folder,
+			 struct hv_error *err)
+{
+	return hv_parse_u64(key, value, UINT32_MAX, &c->load_addr, err);
+}
+
+/* "FILE" or "FILE command line": only the file is a path, and only the first blank parts the two. */
+static int set_initrd(struct hv_config *c, const char *key, const char *value, const char *folder,
+		      struct hv_error *err)
+{
+	char *kept = NULL;
+	int rc;
+
+	if (c->initrd_count == HV_MODULES_MAX)
+		return hv_fail_usage(err, "%s: more than %d modules", key, HV_MODULES_MAX);
+	rc = keep_path(&kept, key, value, folder, err);
+	if (!rc)
+		c->initrd[c->initrd_count++] = kept;
+	return rc;
+}
+
+static int set_append(struct hv_config *c, const char *key, const char *value, const char *folder,
+		      struct hv_error *err)
+{
+	if (strlen(value) >= HV_BOOT_CMDLINE_MAX)
+		return hv_fail_usage(err, "%s: the command line is longer than %llu bytes", key,
+				     (unsigned long long)HV_BOOT_CMDLINE_MAX - 1);
+	return keep_string(&c->append, value, err);
+}
+
+static int set_serial(struct hv_config *c, const char *key, const char *value, const char *folder,
+		      struct hv_error *err)
+{
+	struct hv_chardev_config serial;
+	int rc = hv_chardev_parse(&serial, value, err);
+
+	if (rc)
+		return rc;
+	if (serial.path[0] && serial.path[0] != '/' && *folder) {
+		char *path = NULL;
+
+		rc = keep_path(&path, key, serial.path, folder, err);
+		if (rc)
+			return rc;
+		if (strlen(path) >= sizeof(serial.path))
+			rc = hv_fail_usage(err, "%s: the path is longer than %zu characters", key,
+					   sizeof(serial.path) - 1);
+		else
+			snprintf(serial.path, sizeof(serial.path), "%s", path);
+		free(path);
+		if (rc)
+			return rc;
+	}
+	c->serial = serial;
+	return 0;
+}
+
+static int set_cpu(struct hv_config *c, const char *key, const char *value, const char *folder,
+		   struct hv_error *err)
+{
+	int rc = hv_cpu_model_parse(&c->cpu, value, err);
+
+	return rc ? rc : keep_string(&c->cpu_text, value, err);
+}
+
+static const char *const irqchips[] = {
+    [HV_IRQCHIP_AUTO] = "auto",
+    [HV_IRQCHIP_NONE] = "none",
+    [HV_IRQCHIP_SPLIT] = "split",
+    [HV_IRQCHIP_FULL] = "full",
+};
+
+static int set_irqchip(struct hv_config *c, const char *key, const char *value, const char *folder,
+		       struct hv_error *err)
+{
+	for (unsigned i = 0; i < HV_ARRAY_SIZE(irqchips); i++) {
+		if (!strcmp(value, irqchips[i])) {
+			c->irqchip = (enum hv_irqchip)i;
+			return 0;
+		}
+	}
+	return hv_fail_usage(err, "%s: '%.64s' is none of auto, none, split, full", key, value);
+}
+
+static int set_gdb(struct hv_config *c, const char *key, const char *value, const char *folder,
+		   struct hv_error *err)
+{
+	char where[PATH_MAX + 8];
+	char *path = NULL;
+	uint64_t port;
+	int rc;
+
+	if (!strncmp(value, "tcp:", 4)) {
+		rc = hv_parse_u64(key, value + 4, 65535, &port, err);
+		if (!rc && port == 0)
+			rc = hv_fail_usage(err, "%s: ports count from 1 to 65535", key);
+		return rc ? rc : keep_string(&c->gdb, value, err);
+	}
+	if (strncmp(value, "unix:", 5) != 0)
+		return hv_fail_usage(err, "%s: '%.64s' is neither tcp:PORT nor unix:PATH", key, value);
+	rc = keep_path(&path, key, value + 5, folder, err);
+	if (rc)
+		return rc;
+	snprintf(where, sizeof(where), "unix:%s", path);
+	free(path);
+	return keep_string(&c->gdb, where, err);
+}
+
+static int set_trace(struct hv_config *c, const char *key, const char *value, const char *folder,
+		     struct hv_error *err)
+{
+	return keep_path(&c->trace, key, value, folder, err);
+}
+
+static int set_timeout(struct hv_config *c, const char *key, const char *value, const char *folder,
+		       struct hv_error *err)
+{
+	return hv_parse_seconds(key, value, &c->timeout_ns, err);
+}
+
+static int set_paused(struct hv_config *c, const char *key, const char *value, const char *folder,
+		      struct hv_error *err)
+{
+	return parse_bool(key, value, &c->paused, err);
+}
+
+static int set_stats(struct hv_config *c, const char *key, const char *value, const char *folder,
+		     struct hv_error *err)
+{
+	return parse_bool(key, value, &c->stats, err);
+}
+
+static int set_verbose(struct hv_config *c, const char *key, const char *value, const char *folder,
+		       struct hv_error *err)
+{
+	return parse_bool(key, value, &c->verbose, err);
+}
+
+static int set_sandbox(struct hv_config *c, const char *key, const char *value, const char *folder,
+		       struct hv_error *err)
+{
+	return parse_bool(key, value, &c->sandbox, err);
+}
+
+/* Which function sets which option, in the order of hv_config_options. */
+static set_fn *const setters[] = {
+    set_name,   set_mem,     set_cpus,  set_boot,    set_load_addr, set_initrd,
+    set_append, set_serial,  set_cpu,   set_irqchip, set_paused,    set_gdb,
+    set_trace,  set_timeout, set_stats, set_verbose, set_sandbox,
+};
+
+const struct hv_config_option hv_config_options[] = {
+    {"name", "NAME", "the VM's name, by which hvctl finds it"},
+    {"mem", "SIZE", "memory, with K, M or G (64M)"},
+    {"cpus", "N", "CPUs (1)"},
+    {"boot", "KIND", "auto, flat, elf, multiboot or pvh (auto)"},
+    {"load-addr", "ADDR", "where a flat image goes and starts (0x1000)"},
+    {"initrd", "FILE", "a module for multiboot or PVH; may be given again"},
+    {"append", "STRING", "the guest's command line"},
+    {"serial", "WHERE", "stdio, none, pty, file:PATH or unix:PATH (stdio)"},
+    {"cpu", "MODEL", "host or baseline, and ,-feature to take one away (host)"},
+    {"irqchip", "KIND", "none, split or full (what the image needs)"},
+    {"paused", NULL, "don't start the CPUs; hvctl resume does"},
+    {"gdb", "WHERE", "let gdb attach at tcp:PORT or unix:PATH"},
+    {"trace", "FILE", "write the last exits as a Chrome trace"},
+    {"timeout", "SECONDS", "end after so long, with status 124"},
+    {"stats", NULL, "print a table of exits at the end"},
+    {"verbose", NULL, "say what is done"},
+    {"sandbox", "on|off", "lock the process in once the VM is set up (on)"},
+    {NULL, NULL, NULL},
+};
+
+static_assert(HV_ARRAY_SIZE(setters) + 1 == HV_ARRAY_SIZE(hv_config_options), "each option has its setter");
+
+static int set(struct hv_config *c, const char *key, const char *value, const char *folder,
+	       struct hv_error *err)
+{
+	if (!strcmp(key, "image")) {
+		if (!value)
+			return hv_fail_usage(err, "image: a file name is missing");
+		return keep_path(&c->image, key, value, folder, err);
+	}
+	for (size_t i = 0; hv_config_options[i].key; i++) {
+		if (strcmp(key, hv_config_options[i].key) != 0)
+			continue;
+		if (!value && hv_config_options[i].arg)
+			return hv_fail_usage(err, "%s: a value is missing: %s %s", key, key,
+					     hv_config_options[i].arg);
+		return setters[i](c, key, value ? value : "yes", folder, err);
+	}
+	return hv_fail_usage(err, "there is no option '%.64s'; hvrun --help lists them", key);
+}
+
+int hv_config_set(struct hv_config *c, const char *key, const char *value, struct hv_error *err)
+{
+	return set(c, key, value, "", err);
+}
+
+/* --- files
+ * ---------------------------------------------------------------------------------------------------- */
+
+/*
+ * A value as it stands in a file, up to a comment or the end of the line. In "double quotes" a backslash
+ * makes the next character plain, and \\n and \\t are what they are in C; 'single quotes' keep everything.
+ * Quoted or not, nothing but a comment may follow.
+ */
+static int unquote(const char *text, char *out, size_t size, const char **why)
+{
+	char quote = *text == '"' || *text == '\'' ? *text : '\0';
+	const char *p = quote ? text + 1 : text;
+	size_t n = 0;
+
+	for (; *p && n < size - 1; p++) {
+		if (quote ? *p == quote : *p == '#' && (p == text || isblank((unsigned char)p[-1])))
+			break;
+		if (quote == '"' && *p == '\\' && p[1]) {
+			p++;
+			out[n++] = *p == 'n' ? '\n' : *p == 't' ? '\t' : *p;
+		} else {
+			out[n++] = *p;
+		}
+	}
+	*why = NULL;
+	if (n == size - 1) {
+		*why = "the value is too long";
+	} else if (quote && *p != quote) {
+		*why = "the closing quote is missing";
+	} else if (quote) {
+		p += 1 + strspn(p + 1, " \t");
+		if (*p && *p != '#')
+			*why = "something follows the closing quote";
+	} else {
+		while (n > 0 && isblank((unsigned char)out[n - 1]))
+			n--;
+	}
+	out[n] = '\0';
+	return *why ? -EINVAL : 0;
+}
+
+/* One line: "key", "key value", "key = value", a comment or nothing. line is cut up in place. */
+static int load_line(struct hv_config *c, char *line, const char *folder, struct hv_error *err)
+{
+	char *key = line + strspn(line, " \t"), *rest;
+	char value[VALUE_MAX];
+	const char *why;
+	size_t length;
+
+	if (*key == '\0' || *key == '#')
+		return 0;
+	length = strcspn(key, " \t=");
+	rest = key + length + strspn(key + length, " \t");
+	if (*rest == '=')
+		rest += 1 + strspn(rest + 1, " \t");
+	key[length] = '\0';
+	if (unquote(rest, value, sizeof(value), &why))
+		return hv_fail_usage(err, "%.64s: %s", key, why);
+	return set(c, key, *rest && *rest != '#' ? value : NULL, folder, err);
+}
+
+static int load_text(struct hv_config *c, const char *path, char *text, size_t size, struct hv_error *err)
+{
+	const char *slash = strrchr(path, '/');
+	char folder[PATH_MAX];
+	unsigned number = 1;
+
+	if (slash && (size_t)(slash - path) + 2 > sizeof(folder))
+		return hv_fail_usage(err, "%.64s...: the path is too long", path);
+	snprintf(folder, sizeof(folder), "%.*s", slash ? (int)(slash - path) + 1 : 0, path);
+	for (char *line = text, *end = text + size; line < end; number++) {
+		char *stop = memchr(line, '\n', (size_t)(end - line));
+		char *next = stop ? stop + 1 : end;
+		int rc;
+
+		stop = stop ? stop : end;
+		if (stop > line && stop[-1] == '\r')
+			stop--;
+		*stop = '\0';
+		if (strlen(line) != (size_t)(stop - line))
+			rc = hv_fail_usage(err, "a zero byte: this is no text file");
+		else
+			rc = load_line(c, line, folder, err);
+		if (rc) {
+			hv_error_prefix(err, "%s:%u", path, number);
+			return rc;
+		}
+		line = next;
+	}
+	return 0;
+}
+
+int hv_config_load(struct hv_config *c, const char *path, struct hv_error *err)
+{
+	void *data;
+	size_t size;
+	char *text;
+	int rc = hv_load_file(path, CONFIG_FILE_MAX, &data, &size, err);
+
+	if (rc)
+		return rc;
+	text = malloc(size + 1); /* one more: the last line may lack its newline */
+	if (text) {
+		memcpy(text, data, size);
+		text[size] = '\0';
+		rc = load_text(c, path, text, size, err);
+	} else {
+		rc = hv_fail(err, ENOMEM, "%s: no memory to read it", path);
+	}
+	free(text);
+	hv_unload(data, size);
+	return rc;
+}
+
+static void write_string(FILE *out, const char *key, const char *prefix, const char *value)
+{
+	fprintf(out, "%s \"%s", key, prefix);
+	for (const char *p = value; *p; p++) {
+		if (*p == '"' || *p == '\\')
+			fprintf(out, "\\%c", *p);
+		else if (*p == '\n')
+			fputs("\\n", out);
+		else
+			putc(*p, out);
+	}
+	fputs("\"\n", out);
+}
+
+/* A path goes out absolute: the file may be read from another folder. */
+static void write_path(FILE *out, const char *key, const char *prefix, const char *path)
+{
+	char folder[PATH_MAX], whole[2 * PATH_MAX];
+
+	if (*path == '/' || !getcwd(folder, sizeof(folder)))
+		snprintf(whole, sizeof(whole), "%s%s", prefix, path);
+	else
+		snprintf(whole, sizeof(whole), "%s%s/%s", prefix, folder, path);
+	write_string(out, key, "", whole);
+}
+
+static void write_serial(FILE *out, const struct hv_chardev_config *serial)
+{
+	static const char *const plain[] = {
+	    [HV_CHARDEV_NONE] = "none",
+	    [HV_CHARDEV_STDIO] = "stdio",
+	    [HV_CHARDEV_PTY] = "pty",
+	};
+
+	if (serial->kind == HV_CHARDEV_FILE)
+		write_path(out, "serial", "file:", serial->path);
+	else if (serial->kind == HV_CHARDEV_UNIX)
+		write_path(out, "serial", "unix:", serial->path);
+	else
+		fprintf(out, "serial %s\n", plain[serial->kind]);
+}
+
+void hv_config_write(const struct hv_config *c, FILE *out)
+{
+	if (c->image)
+		write_path(out, "image", "", c->image);
+	if (c->name[0])
+		fprintf(out, "name %s\n", c->name);
+	fprintf(out, "mem %llu\ncpus %u\nboot %s\nload-addr 0x%llx\nirqchip %s\n", (unsigned long long)c->mem,
+		c->cpus, hv_boot_kind_name(c->boot), (unsigned long long)c->load_addr, irqchips[c->irqchip]);
+	for (unsigned i = 0; i < c->initrd_count; i++)
+		write_path(out, "initrd", "", c->initrd[i]);
+	if (c->append)
+		write_string(out, "append", "", c->append);
+	write_serial(out, &c->serial);
+	if (c->cpu_text)
+		write_string(out, "cpu", "", c->cpu_text);
+	if (c->gdb && !strncmp(c->gdb, "unix:", 5))
+		write_path(out, "gdb", "unix:", c->gdb + 5);
+	else if (c->gdb)
+		write_string(out, "gdb", "", c->gdb);
+	if (c->trace)
+		write_path(out, "trace", "", c->trace);
+	if (c->timeout_ns)
+		fprintf(out, "timeout %llu.%09llu\n", (unsigned long long)(c->timeout_ns / 1000000000),
+			(unsigned long long)(c->timeout_ns % 1000000000));
+	fprintf(out, "paused %s\nstats %s\nverbose %s\nsandbox %s\n", c->paused ? "yes" : "no",
+		c->stats ? "yes" : "no", c->verbose ? "yes" : "no", c->sandbox ? "on" : "off");
+}
+
+/* --- the whole
+ * ------------------------------------------------------------------------------------------------ */
+
+static bool name_char(char ch)
+{
+	return isalnum((unsigned char)ch) || ch == '.' || ch == '_' || ch == '-';
+}
+
+int hv_name_check(const char *name, struct hv_error *err)
+{
+	size_t n = strlen(name);
+
+	if (n == 0)
+		return hv_fail_usage(err, "name: it is empty; give 1 to %d characters", HV_NAME_MAX);
+	if (n > HV_NAME_MAX)
+		return hv_fail_usage(err, "name: '%.64s...' is longer than %d characters", name, HV_NAME_MAX);
+	if (*name == '.' || *name == '-')
+		return hv_fail_usage(err, "name: '%s' starts with '%c'; start with a letter or a digit", name,
+				     *name);
+	for (const char *p = name; *p; p++)
+		if (!name_char(*p))
+			return hv_fail_usage(
+			    err, "name: '%s' may only have letters, digits, '.', '_' and '-'", name);
+	return 0;
+}
+
+/* The image's file name without what follows its last dot, and the PID: unique among the living. */
+static void invent_name(struct hv_config *c)
+{
+	const char *slash = strrchr(c->image, '/');
+	const char *base = slash ? slash + 1 : c->image;
+	const char *dot = strrchr(base, '.');
+	size_t length = dot && dot != base ? (size_t)(dot - base) : strlen(base), n = 0;
+
+	for (size_t i = 0; i < length && n < HV_NAME_MAX - 12; i++)
+		if (name_char(base[i]) && (n > 0 || isalnum((unsigned char)base[i])))
+			c->name[n++] = base[i];
+	snprintf(c->name + n, sizeof(c->name) - n, "%s%d", n ? "-" : "vm-", (int)getpid());
+}
+
+/* One CPU every KVM has; more are asked for. Without /dev/kvm the machine tells why, better than we could
+ * here. */
+static int check_cpus(const struct hv_config *c, struct hv_error *err)
+{
+	struct hv_kvm kvm;
+	int max;
+
+	if (c->cpus == 1)
+		return 0;
+	if (c->irqchip == HV_IRQCHIP_NONE)
+		return hv_fail_usage(err,
+				     "cpus: %u CPUs need an interrupt controller to start each other; "
+				     "give --irqchip split or full",
+				     c->cpus);
+	if (hv_kvm_open(&kvm, NULL))
+		return 0;
+	max = hv_kvm_has(&kvm, KVM_CAP_MAX_VCPUS);
+	hv_kvm_close(&kvm);
+	if (max > 0 && c->cpus > (unsigned)max)
+		return hv_fail_usage(err, "cpus: this host's KVM has at most %d CPUs in a VM, not %u", max,
+				     c->cpus);
+	return 0;
+}
+
+int hv_config_finish(struct hv_config *c, struct hv_error *err)
+{
+	struct sysinfo host;
+	char want[16], have[16];
+
+	if (!c->image)
+		return hv_fail_usage(err, "no image is given; hvrun [options] IMAGE");
+	if (sysinfo(&host) == 0 && c->mem > (uint64_t)host.totalram * host.mem_unit)
+		return hv_fail_usage(
+		    err, "mem: %s is more than this host's %s of memory",
+		    hv_format_size(c->mem, want, sizeof(want)),
+		    hv_format_size((uint64_t)host.totalram * host.mem_unit, have, sizeof(have)));
+	if (!c->name[0])
+		invent_name(c);
+	return check_cpus(c, err);
+}
