@@ -4,7 +4,8 @@
  * operations. core/machine is the only room that knows them all.
  *
  * Locks: the bus holds dev->lock around read and write; whatever else touches the device's state (input from the
- * host, save, load, reset, describe) is called with the lock held too, by the caller named at each function.
+ * host, save, load, reset, describe) is called with the lock held too, by the caller named at each function. A write
+ * may let go of the lock on its way while the host takes output (hv_device_output), and holds it again on return.
  */
 #ifndef HV_DEVICE_DEVICE_H
 #define HV_DEVICE_DEVICE_H
@@ -17,6 +18,7 @@
 #include "base/error.h"
 
 struct hv_device;
+struct hv_chardev;
 
 struct hv_device_ops {
 	const char *name;   /* "serial0": the name of its section in saved state and in `info devices` */
@@ -59,6 +61,20 @@ struct hv_power {
 HV_API_BEGIN
 void hv_device_init(struct hv_device *dev, const struct hv_device_ops *ops);
 void hv_device_destroy(struct hv_device *dev); /* dev may be NULL */
+
+/*
+ * For a device's load. begin: 0 when version is the one that this build saves. end: 0 when every byte of the section
+ * was there and none is left over. Else -EBADMSG with a sentence.
+ */
+int hv_device_load_begin(const struct hv_device *dev, uint16_t version, struct hv_error *err);
+int hv_device_load_end(const struct hv_device *dev, const struct hv_decoder *d, struct hv_error *err);
+
+/*
+ * For a device's write: one byte to the host (chardev may be NULL: nothing is plugged in). hv_chardev_write may wait
+ * for room, so dev->lock, held by the caller, is let go meanwhile: the chardev's thread, which makes the room, may
+ * itself wait for the lock to hand over input.
+ */
+void hv_device_output(struct hv_device *dev, struct hv_chardev *chardev, uint8_t byte);
 HV_API_END
 
 #endif

@@ -1,6 +1,7 @@
 /*
  * The devices of a small PC, each in its own file. Every _create returns a device that the caller destroys with
- * hv_device_destroy after its bus is no longer used; chardev, log and callbacks are borrowed and must outlive it.
+ * hv_device_destroy after its bus is no longer used; chardev, log and callbacks are borrowed and must outlive it. A
+ * chardev may be NULL: nothing is plugged in. -ENOMEM is every _create's failure, others are named beside it.
  */
 #ifndef HV_DEVICE_DEVICES_H
 #define HV_DEVICE_DEVICES_H
@@ -16,7 +17,8 @@ HV_API_BEGIN
 /* serial.c: a 16550A UART, 8 registers (ports 0x3f8-0x3ff, IRQ 4). TI PC16550D data sheet. */
 int hv_serial_create(struct hv_chardev *chardev, struct hv_irq_line irq, struct hv_device **out,
 		     struct hv_error *err);
-/* Input from the host: an hv_chardev_input_fn whose ctx is the device. Takes the lock itself. */
+/* Input from the host: an hv_chardev_input_fn whose ctx is the device. Takes the lock itself. Takes nothing before the
+ * guest has looked at the receiver for the first time, nor while the UART is in loopback. */
 size_t hv_serial_input(void *dev, const uint8_t *data, size_t count);
 
 /* debugcon.c: port 0xe9; a byte written is a byte of output; a read gives 0xe9, so that guests find it. */
@@ -33,7 +35,8 @@ int hv_i8042_create(struct hv_power power, struct hv_device **out, struct hv_err
 int hv_rtc_create(uint64_t mem_size, struct hv_device **out, struct hv_error *err);
 
 /* fwcfg.c: QEMU's firmware configuration at 0x510 (selector, 16 bit) and 0x511 (data, 8 bit): signature, id, CPU
- * count, RAM size, and the file directory with what the caller adds. */
+ * count, RAM size, and the file directory with what the caller adds. -EINVAL: a name that is empty, longer than 55
+ * bytes or given twice, too many items, an item of 4 GiB or more. */
 struct hv_fwcfg_item {
 	const char *file; /* "opt/org.hvkit/cmdline"; copied */
 	const void *data; /* copied */
@@ -50,7 +53,8 @@ int hv_post_create(struct hv_device **out, struct hv_error *err);
  * APICs and may be called with the device's lock held. hv_ioapic_set is an hv_irq_line's set (ctx: the device),
  * hv_ioapic_eoi is called for KVM_EXIT_IOAPIC_EOI; both take the lock themselves.
  *
- * route, when not NULL, tells KVM of a changed pin (KVM_SET_GSI_ROUTING), so that it knows whose EOI to report.
+ * route, when not NULL, tells KVM of a changed pin (KVM_SET_GSI_ROUTING), so that it knows whose EOI to report. It is
+ * called with the device's lock held. A masked pin's route should stay: the EOI of its last interrupt may be due.
  */
 struct hv_ioapic_host {
 	void (*send)(void *ctx, uint64_t address, uint32_t data);
