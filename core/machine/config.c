@@ -51,6 +51,24 @@ void hv_config_free(struct hv_config *c)
 	memset(c, 0, sizeof(*c));
 }
 
+int hv_config_copy(struct hv_config *to, const struct hv_config *from, struct hv_error *err)
+{
+	char *const *texts[] = {&from->image, &from->append, &from->cpu_text, &from->gdb, &from->trace};
+	char **copies[] = {&to->image, &to->append, &to->cpu_text, &to->gdb, &to->trace};
+	bool failed = false;
+
+	*to = *from;
+	for (size_t i = 0; i < HV_ARRAY_SIZE(copies); i++) {
+		*copies[i] = *texts[i] ? strdup(*texts[i]) : NULL;
+		failed |= *texts[i] && !*copies[i];
+	}
+	for (unsigned i = 0; i < from->initrd_count; i++) {
+		to->initrd[i] = strdup(from->initrd[i]);
+		failed |= !to->initrd[i];
+	}
+	return failed ? hv_fail(err, ENOMEM, "no memory for the configuration") : 0;
+}
+
 /* --- values
  * --------------------------------------------------------------------------------------------------- */
 
