@@ -18,12 +18,16 @@
 enum hv_boot_kind { HV_BOOT_AUTO, HV_BOOT_FLAT, HV_BOOT_ELF, HV_BOOT_MULTIBOOT, HV_BOOT_PVH };
 
 /* Low memory that loaders write for the guest; an image that wants it is refused with a sentence. */
-#define HV_BOOT_INFO_ADDR  0x6000ull /* hvm_start_info or multiboot_info and what they point to: 8 KiB */
-#define HV_BOOT_INFO_SIZE  0x2000ull
-#define HV_BOOT_TABLES     0x9000ull /* GDT, then page tables: up to 0x9000 + HV_BOOT_TABLES_SIZE */
-#define HV_BOOT_TABLES_SIZE 0x8000ull
-#define HV_BOOT_CMDLINE    0x20000ull /* command line, up to 0x20000 bytes */
+#define HV_BOOT_INFO_ADDR   0x6000ull /* hvm_start_info or multiboot_info and what they point to */
+#define HV_BOOT_INFO_SIZE   0x2000ull
+#define HV_BOOT_STACK       0x8000ull /* the first stack, one page */
+#define HV_BOOT_STACK_SIZE  0x1000ull
+#define HV_BOOT_STACK_TOP   0x8ff0ull /* the first RSP: 16-byte aligned, zeros above it end a backtrace */
+#define HV_BOOT_TABLES      0x9000ull /* a page with GDT and TSS, then PML4, PDPT and four PDs */
+#define HV_BOOT_TABLES_SIZE 0x7000ull
+#define HV_BOOT_CMDLINE     0x20000ull /* command line with its terminating zero */
 #define HV_BOOT_CMDLINE_MAX 0x20000ull
+#define HV_BOOT_MODULES_MAX 64
 
 enum hv_entry_mode {
 	HV_ENTRY_REAL,      /* real mode, CS base 0, ip = rip */

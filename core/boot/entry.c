@@ -1,0 +1,85 @@
+/*
+ * The first vCPU is told where to start: general registers, and the mode that they make sense in. Every field
+ * that a mode depends on is set, not only those that differ from a fresh vCPU's: a reset comes here too, with
+ * whatever state the guest had.
+ *
+ * May call longmode.c and kvm/vcpu.h.
+ * Rules: SDM vol. 3A, 10.1.1 (state after reset) and 21.1 of vol. 3B (real mode); boot.h.
+ */
+#include <string.h>
+
+#include "boot/layout.h"
+
+#define RFLAGS_FIXED 0x2 /* bit 1 is always set; IF, TF, DF and the rest are clear */
+
+#define CR0_ET (1ull << 4)
+
+/* Real mode: base is sixteen times the selector, limits are 64 KiB, all segments can be written. */
+static struct kvm_segment real_segment(uint8_t type)
+{
+	return (struct kvm_segment){.limit = 0xffff, .type = type, .present = 1, .s = 1};
+}
+
+static void real_setup(struct kvm_sregs *sregs)
+{
+	sregs->cs = real_segment(11);
+	sregs->ds = real_segment(3);
+	sregs->es = sregs->fs = sregs->gs = sregs->ss = sregs->ds;
+	sregs->tr = (struct kvm_segment){.limit = 0xffff, .type = 11, .present = 1};
+	sregs->ldt = (struct kvm_segment){.limit = 0xffff, .type = 2, .present = 1};
+	sregs->gdt = (struct kvm_dtable){.limit = 0xffff};
+	sregs->idt = (struct kvm_dtable){.limit = 0x3ff}; /* the interrupt vectors, at 0 */
+	sregs->cr0 = CR0_ET;
+	sregs->cr3 = sregs->cr4 = sregs->efer = 0;
+}
+
+static uint64_t memory_top(const struct hv_memory *mem)
+{
+	const struct hv_slot *last = mem->slots + mem->count;
+
+	return mem->count ? last[-1].gpa + last[-1].size : 0;
+}
+
+static int set_mode(enum hv_entry_mode mode, struct hv_memory *mem, struct kvm_sregs *sregs,
+		    struct hv_error *err)
+{
+	switch (mode) {
+	case HV_ENTRY_REAL:
+		real_setup(sregs);
+		return 0;
+	case HV_ENTRY_PROTECTED:
+		return hv_protected_setup(mem, sregs, err);
+	case HV_ENTRY_LONG:
+		return hv_longmode_setup(mem, memory_top(mem), sregs, err);
+	}
+	return hv_fail(err, EINVAL, "Entry mode %d doesn't exist", (int)mode);
+}
+
+int hv_entry_apply(const struct hv_entry *entry, const struct hv_vcpu *vcpu, struct hv_memory *mem,
+		   struct hv_error *err)
+{
+	struct kvm_sregs sregs;
+	struct kvm_regs regs = {
+	    .rip = entry->rip,
+	    .rsp = entry->rsp,
+	    .rax = entry->rax,
+	    .rbx = entry->rbx,
+	    .rcx = entry->rcx,
+	    .rdx = entry->rdx,
+	    .rsi = entry->rsi,
+	    .rdi = entry->rdi,
+	    .rflags = RFLAGS_FIXED,
+	};
+	int rc = hv_vcpu_get_sregs(vcpu, &sregs, err);
+
+	if (!rc)
+		rc = set_mode(entry->mode, mem, &sregs, err);
+	if (rc)
+		return rc;
+	sregs.cr2 = sregs.cr8 = 0;
+	memset(sregs.interrupt_bitmap, 0, sizeof(sregs.interrupt_bitmap));
+	rc = hv_vcpu_set_sregs(vcpu, &sregs, err);
+	if (!rc)
+		rc = hv_vcpu_set_regs(vcpu, &regs, err);
+	return rc;
+}
