@@ -1,6 +1,6 @@
 /*
- * The debug console: one port, 0xe9, where a guest can print before it has set up anything. Bochs invented it, QEMU
- * has it as isa-debugcon; a read gives the port's own number, by which guests tell that it is there.
+ * The debug console: one port, 0xe9, where a guest can print before it has set up anything. Bochs invented
+ * it, QEMU has it as isa-debugcon; a read gives the port's own number, by which guests tell that it is there.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +12,7 @@
 struct hv_debugcon {
 	struct hv_device dev;
 	struct hv_chardev *chardev; /* borrowed */
-	uint64_t written;           /* bytes since power-on, for a person's eyes: not guest state, so not saved */
+	uint64_t written; /* bytes since power-on, for a person's eyes: not guest state, so not saved */
 };
 
 static struct hv_debugcon *debugcon_of(struct hv_device *dev)
@@ -62,16 +62,16 @@ static void debugcon_destroy(struct hv_device *dev)
 }
 
 static const struct hv_device_ops debugcon_ops = {
-	.name = "debugcon",
-	.version = 1,
-	.max_access = 1,
-	.read = debugcon_read,
-	.write = debugcon_write,
-	.reset = debugcon_reset,
-	.save = debugcon_save,
-	.load = debugcon_load,
-	.describe = debugcon_describe,
-	.destroy = debugcon_destroy,
+    .name = "debugcon",
+    .version = 1,
+    .max_access = 1,
+    .read = debugcon_read,
+    .write = debugcon_write,
+    .reset = debugcon_reset,
+    .save = debugcon_save,
+    .load = debugcon_load,
+    .describe = debugcon_describe,
+    .destroy = debugcon_destroy,
 };
 
 int hv_debugcon_create(struct hv_chardev *chardev, struct hv_device **out, struct hv_error *err)

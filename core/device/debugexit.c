@@ -1,8 +1,8 @@
 /*
- * The debug exit: a guest without power management ends its VM, and gives it an exit status, by one OUT to port
- * 0xf4. It behaves as QEMU's isa-debug-exit (hw/misc/debugexit.c there, iobase=0xf4,iosize=4): a write of v, of any
- * width and at any of the four ports, ends with status (v << 1 | 1). That is never 0, so a test guest can't be
- * mistaken for one that came to an orderly end; a read gives 0.
+ * The debug exit: a guest without power management ends its VM, and gives it an exit status, by one OUT to
+ * port 0xf4. It behaves as QEMU's isa-debug-exit (hw/misc/debugexit.c there, iobase=0xf4,iosize=4): a write
+ * of v, of any width and at any of the four ports, ends with status (v << 1 | 1). That is never 0, so a test
+ * guest can't be mistaken for one that came to an orderly end; a read gives 0.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -59,16 +59,16 @@ static void debugexit_destroy(struct hv_device *dev)
 }
 
 static const struct hv_device_ops debugexit_ops = {
-	.name = "debugexit",
-	.version = 1,
-	.max_access = 4,
-	.read = debugexit_read,
-	.write = debugexit_write,
-	.reset = debugexit_reset,
-	.save = debugexit_save,
-	.load = debugexit_load,
-	.describe = debugexit_describe,
-	.destroy = debugexit_destroy,
+    .name = "debugexit",
+    .version = 1,
+    .max_access = 4,
+    .read = debugexit_read,
+    .write = debugexit_write,
+    .reset = debugexit_reset,
+    .save = debugexit_save,
+    .load = debugexit_load,
+    .describe = debugexit_describe,
+    .destroy = debugexit_destroy,
 };
 
 int hv_debugexit_create(struct hv_power power, struct hv_device **out, struct hv_error *err)

@@ -1,6 +1,6 @@
 /*
- * What all devices share: their lock, the frame of a load, and output to the host. The contract of a device is in
- * device.h. This room calls base and the chardev.
+ * What all devices share: their lock, the frame of a load, and output to the host. The contract of a device
+ * is in device.h. This room calls base and the chardev.
  */
 #include "device/chardev.h"
 #include "device/device.h"
@@ -23,9 +23,11 @@ int hv_device_load_begin(const struct hv_device *dev, uint16_t version, struct h
 {
 	if (version == dev->ops->version)
 		return 0;
-	return hv_fail_unsafe(err, "saved state: device '%s' is of version %u, this hvkit knows version %u; use the one "
-				   "that saved it",
-			      dev->ops->name, version, dev->ops->version);
+	return hv_fail_unsafe(
+	    err,
+	    "saved state: device '%s' is of version %u, this hvkit knows version %u; use the one "
+	    "that saved it",
+	    dev->ops->name, version, dev->ops->version);
 }
 
 int hv_device_load_end(const struct hv_device *dev, const struct hv_decoder *d, struct hv_error *err)
@@ -35,7 +37,8 @@ int hv_device_load_end(const struct hv_device *dev, const struct hv_decoder *d, 
 	if (rc)
 		return rc;
 	if (d->at != d->length)
-		return hv_fail_unsafe(err, "saved state: device '%s' has %zu bytes too many; the data is damaged",
+		return hv_fail_unsafe(err,
+				      "saved state: device '%s' has %zu bytes too many; the data is damaged",
 				      dev->ops->name, d->length - d->at);
 	return 0;
 }

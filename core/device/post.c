@@ -1,7 +1,7 @@
 /*
- * The POST port, 0x80: firmware writes its progress there for a display with two digits, and kernels write to it only
- * because that takes a microsecond on an ISA bus. Here it keeps the last code, which `info devices` shows: the
- * cheapest way for a guest to say how far it came.
+ * The POST port, 0x80: firmware writes its progress there for a display with two digits, and kernels write to
+ * it only because that takes a microsecond on an ISA bus. Here it keeps the last code, which `info devices`
+ * shows: the cheapest way for a guest to say how far it came.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -64,16 +64,16 @@ static void post_destroy(struct hv_device *dev)
 }
 
 static const struct hv_device_ops post_ops = {
-	.name = "post",
-	.version = 1,
-	.max_access = 1,
-	.read = post_read,
-	.write = post_write,
-	.reset = post_reset,
-	.save = post_save,
-	.load = post_load,
-	.describe = post_describe,
-	.destroy = post_destroy,
+    .name = "post",
+    .version = 1,
+    .max_access = 1,
+    .read = post_read,
+    .write = post_write,
+    .reset = post_reset,
+    .save = post_save,
+    .load = post_load,
+    .describe = post_describe,
+    .destroy = post_destroy,
 };
 
 int hv_post_create(struct hv_device **out, struct hv_error *err)
