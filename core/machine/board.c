@@ -58,13 +58,13 @@ static struct hv_irq_line irq_line(struct hv_machine *m, unsigned gsi)
 /* --- devices ----------------------------------------------------------------------------------------------------- */
 
 /* Takes the device that `rc` tells was made, and puts it on a bus. */
-static int place(struct hv_machine *m, int rc, struct hv_device *dev, struct hv_bus *bus, uint64_t base,
+static int place(struct hv_machine *m, int rc, struct hv_device **dev, struct hv_bus *bus, uint64_t base,
 		 uint64_t length, struct hv_error *err)
 {
 	if (rc)
 		return rc;
-	m->devices[m->device_count++] = dev;
-	return hv_bus_add(bus, base, length, 0, dev, err);
+	m->devices[m->device_count++] = *dev;
+	return hv_bus_add(bus, base, length, 0, *dev, err);
 }
 
 static int create_devices(struct hv_machine *m, struct hv_error *err)
@@ -77,27 +77,27 @@ static int create_devices(struct hv_machine *m, struct hv_error *err)
 	if (m->irqchip == HV_IRQCHIP_SPLIT) {
 		for (unsigned i = 0; i < HV_IOAPIC_PINS; i++)
 			m->routes[i] = (struct hv_irq_route){.pin = i, .masked = true};
-		rc = place(m, hv_ioapic_create(ioapic, &dev, err), dev, &m->mmio, 0xfec00000, 0x1000, err);
+		rc = place(m, hv_ioapic_create(ioapic, &dev, err), &dev, &m->mmio, 0xfec00000, 0x1000, err);
 		if (rc)
 			return rc;
 		m->ioapic = m->devices[0];
 	}
-	rc = place(m, hv_serial_create(m->chardev, irq_line(m, 4), &dev, err), dev, &m->pio, 0x3f8, 8, err);
+	rc = place(m, hv_serial_create(m->chardev, irq_line(m, 4), &dev, err), &dev, &m->pio, 0x3f8, 8, err);
 	if (!rc && m->chardev)
 		hv_chardev_connect(m->chardev, hv_serial_input, dev);
 	if (!rc)
-		rc = place(m, hv_debugcon_create(m->chardev, &dev, err), dev, &m->pio, 0xe9, 1, err);
+		rc = place(m, hv_debugcon_create(m->chardev, &dev, err), &dev, &m->pio, 0xe9, 1, err);
 	if (!rc)
-		rc = place(m, hv_debugexit_create(power, &dev, err), dev, &m->pio, 0xf4, 4, err);
+		rc = place(m, hv_debugexit_create(power, &dev, err), &dev, &m->pio, 0xf4, 4, err);
 	if (!rc)
-		rc = place(m, hv_post_create(&dev, err), dev, &m->pio, 0x80, 1, err);
+		rc = place(m, hv_post_create(&dev, err), &dev, &m->pio, 0x80, 1, err);
 	if (!rc)
-		rc = place(m, hv_rtc_create(m->config.mem, &dev, err), dev, &m->pio, 0x70, 2, err);
+		rc = place(m, hv_rtc_create(m->config.mem, &dev, err), &dev, &m->pio, 0x70, 2, err);
 	if (!rc)
-		rc = place(m, hv_fwcfg_create(m->cpu_count, m->config.mem, NULL, 0, &dev, err), dev, &m->pio, 0x510, 2,
+		rc = place(m, hv_fwcfg_create(m->cpu_count, m->config.mem, NULL, 0, &dev, err), &dev, &m->pio, 0x510, 2,
 			   err);
 	if (!rc)
-		rc = place(m, hv_i8042_create(power, &dev, err), dev, &m->pio, 0x60, 1, err);
+		rc = place(m, hv_i8042_create(power, &dev, err), &dev, &m->pio, 0x60, 1, err);
 	if (!rc)
 		rc = hv_bus_add(&m->pio, 0x64, 1, 4, dev, err);
 	if (!rc)

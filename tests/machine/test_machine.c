@@ -104,7 +104,7 @@ Test(machine, hlt_without_an_irqchip_is_an_orderly_end)
 	make(&vm, halt, sizeof(halt), NULL, NULL);
 	start(&vm, false);
 	finish(&vm);
-	cr_assert_eq(vm.end.reason, HV_END_HALT);
+	cr_assert_eq(vm.end.reason, HV_END_HALT, "%s", vm.end.text);
 	cr_assert_eq(vm.end.status, 0);
 	cr_assert_eq(exits(&vm, KVM_EXIT_IO), 1);
 	cr_assert_eq(exits(&vm, KVM_EXIT_HLT), 1);
