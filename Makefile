@@ -148,7 +148,12 @@ $(BUILD)/%.pc: FORCE
 	@mkdir -p $(@D)
 	@printf '%s\n' "$$TEXT" >$@
 
-install: all $(BUILD)/libhv.pc $(BUILD)/libhvdisk.pc ## Install under PREFIX (below DESTDIR)
+install: all ## Install under PREFIX (below DESTDIR)
+	@$(MAKE) --no-print-directory install-files
+
+# What is there already is installed, nothing is built: root need not compile, nor know how the build was made.
+.PHONY: install-files
+install-files: $(BUILD)/libhv.pc $(BUILD)/libhvdisk.pc
 	install -d $(addprefix $(DESTDIR),$(BINDIR) $(LIBDIR)/pkgconfig $(sort $(dir $(addprefix $(INCDIR)/,$(HEADERS)))))
 	$(if $(TOOL_BINS),install -m 755 $(TOOL_BINS) $(DESTDIR)$(BINDIR))
 	install -m 644 $(LIBS) $(DESTDIR)$(LIBDIR)
