@@ -1,94 +1,190 @@
 # hvkit: every entry point. `make help` lists them.
 #
-#   make demo     install what is missing, build, show real VMs     make test     all tests
-#
-# Variables: CC, CFLAGS, BUILD (output folder), SAN=address,undefined or SAN=thread, WERROR=1, PREFIX, DESTDIR.
+# One set of objects, position-independent, goes into the static and the shared libraries alike. What a build was
+# made with stands in $(BUILD)/flags: another compiler or another flag rebuilds, the same ones don't.
 
 VERSION := 0.1.0
-BUILD   ?= build
-PREFIX  ?= /usr/local
+SOVER   := 0
+
 SAN     ?=
 WERROR  ?=
-Q       ?= @
+comma   := ,
+BUILD   ?= build$(if $(SAN),-$(subst $(comma),-,$(SAN)))
+PREFIX  ?= /usr/local
+BINDIR  ?= $(PREFIX)/bin
+LIBDIR  ?= $(PREFIX)/lib
+INCDIR  ?= $(PREFIX)/include/hvkit
+MANDIR  ?= $(PREFIX)/share/man
+DESTDIR ?=
+V       ?=
+Q       := $(if $(V),,@)
+say      = $(if $(V),,@echo "  $(1)")
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
+# --- what everything is compiled with ------------------------------------------------------------------------------
 CFLAGS ?= -O2 -g
 WARN   := -Wall -Wextra -Wshadow -Wconversion -Wsign-conversion -Wstrict-prototypes -Wmissing-prototypes \
           -Wpointer-arith -Wvla -Wformat=2 -Wno-unused-parameter $(if $(WERROR),-Werror)
 HARD   := -fstack-protector-strong $(if $(SAN),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
-SANF   := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
-ALL_CFLAGS := -std=gnu17 -pthread -fvisibility=hidden -Icore -D_GNU_SOURCE -DHV_VERSION='"$(VERSION)"' \
-              $(WARN) $(HARD) $(SANF) $(CFLAGS)
+SANF   := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
+ALL_CFLAGS  := -std=gnu17 -pthread -fPIC -fno-semantic-interposition -fvisibility=hidden -Icore -D_GNU_SOURCE \
+               -DHV_VERSION='"$(VERSION)"' $(WARN) $(HARD) $(SANF) $(CFLAGS)
+ALL_LDFLAGS := -pthread $(SANF) -Wl,-z,relro,-z,now -Wl,--as-needed $(LDFLAGS)
 
+# What the rooms of core stand on, by its pkg-config name.
 PKGS := libelf capstone jansson
-# Private flags for what each room stands on; the tools link the static libraries where the distribution has them.
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
-PKG_LIBS    = $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+PKG_OK     := $(shell pkg-config --exists $(PKGS) 2>/dev/null && echo yes)
+
+# Stamps that change only when what they hold does: flags rebuild objects, sources relink (a file may have gone).
+$(BUILD)/flags: export STAMP = $(CC) $(ALL_CFLAGS) $(PKG_CFLAGS) $(ALL_LDFLAGS) $(PKG_LIBS)
+$(BUILD)/sources: export STAMP = $(sort $(wildcard core/*/*.c core/*/*/*.c tools/*/*.c tests/*/*.c))
+$(BUILD)/flags $(BUILD)/sources: FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' "$$STAMP" | cmp -s - $@ || printf '%s\n' "$$STAMP" >$@
+
+.PHONY: FORCE
+FORCE: ;
+$(if $(PKG_OK),,$(BUILD)/flags: need-packages)
+.PHONY: need-packages
+need-packages:
+	@echo "hvkit needs the development packages of $(PKGS): 'make deps' installs them, 'tests/deps --check build' lists them" >&2
+	@false
+
+$(BUILD)/obj/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(call say,CC    $<)
+	$(Q)$(CC) $(ALL_CFLAGS) $(PKG_CFLAGS) -MMD -MP -c -o $@ $<
 
 # --- libraries -----------------------------------------------------------------------------------------------------
 # libhvdisk: base and disk, no KVM. libhv: kvm to control, on top of libhvdisk.
 DISK_ROOMS := base disk
 HV_ROOMS   := kvm device boot machine snapshot migrate control
-src = $(sort $(wildcard $(foreach r,$(1),core/$(r)/*.c core/$(r)/*/*.c)))
+src  = $(sort $(wildcard $(foreach r,$(1),core/$(r)/*.c core/$(r)/*/*.c)))
+obj  = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 DISK_SRC := $(call src,$(DISK_ROOMS))
 HV_SRC   := $(call src,$(HV_ROOMS))
-obj  = $(patsubst %.c,$(BUILD)/$(2)/%.o,$(1))
-LIBS := $(BUILD)/libhv.a $(BUILD)/libhvdisk.a
+LIBS     := $(BUILD)/libhv.a $(BUILD)/libhvdisk.a
+SHARED   := $(BUILD)/libhv.so $(BUILD)/libhvdisk.so
 
-$(BUILD)/obj/%.o: %.c
-	@mkdir -p $(@D)
-	$(if $(Q),@echo "  CC    $<")
-	$(Q)$(CC) $(ALL_CFLAGS) $(PKG_CFLAGS) -MMD -MP -c -o $@ $<
+$(BUILD)/libhvdisk.a: $(call obj,$(DISK_SRC))
+$(BUILD)/libhv.a: $(call obj,$(HV_SRC))
+$(LIBS): $(BUILD)/sources
+	$(call say,AR    $@)
+	$(Q)rm -f $@ && $(AR) rcs $@ $(filter %.o,$^)
 
-$(BUILD)/pic/%.o: %.c
-	@mkdir -p $(@D)
-	$(if $(Q),@echo "  CC    $< (shared)")
-	$(Q)$(CC) $(ALL_CFLAGS) $(PKG_CFLAGS) -fPIC -MMD -MP -c -o $@ $<
-
-$(BUILD)/libhvdisk.a: $(call obj,$(DISK_SRC),obj)
-$(BUILD)/libhv.a: $(call obj,$(HV_SRC),obj)
-$(LIBS):
-	$(if $(Q),@echo "  AR    $@")
-	$(Q)rm -f $@ && $(AR) rcs $@ $^
-
-$(BUILD)/libhvdisk.so: $(call obj,$(DISK_SRC),pic)
-	$(if $(Q),@echo "  LD    $@")
-	$(Q)$(CC) $(ALL_CFLAGS) -shared -Wl,-soname,libhvdisk.so.0 -Wl,-z,defs -o $@ $^
-	$(Q)ln -sf libhvdisk.so $(BUILD)/libhvdisk.so.0
-$(BUILD)/libhv.so: $(call obj,$(HV_SRC),pic) $(BUILD)/libhvdisk.so
-	$(if $(Q),@echo "  LD    $@")
-	$(Q)$(CC) $(ALL_CFLAGS) -shared -Wl,-soname,libhv.so.0 -Wl,-z,defs -o $@ $(filter %.o,$^) -L$(BUILD) -lhvdisk $(PKG_LIBS)
-	$(Q)ln -sf libhv.so $(BUILD)/libhv.so.0
+# Shared: the file carries the full version, two links the soname and the name that -l looks for.
+$(BUILD)/libhvdisk.so: $(call obj,$(DISK_SRC))
+$(BUILD)/libhv.so: $(call obj,$(HV_SRC)) $(BUILD)/libhvdisk.so
+$(BUILD)/libhv.so: private SO_LIBS = -L$(BUILD) -lhvdisk $(PKG_LIBS)
+$(SHARED): $(BUILD)/sources
+	$(call say,LD    $@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -shared $(if $(SAN),,-Wl$(comma)-z$(comma)defs) -Wl,-soname,$(@F).$(SOVER) \
+		-o $@.$(VERSION) $(filter %.o,$^) $(SO_LIBS)
+	$(Q)ln -sf $(@F).$(VERSION) $@.$(SOVER) && ln -sf $(@F).$(SOVER) $@
 
 # --- tools ---------------------------------------------------------------------------------------------------------
-TOOLS := $(notdir $(patsubst %/,%,$(wildcard tools/*/)))
+# A folder of tools/ is a tool. tools/NAME/rules.mk may add to NAME_LIBS or say what else it needs.
+TOOLS     := $(notdir $(patsubst %/,%,$(sort $(dir $(wildcard tools/*/*.c)))))
 TOOL_BINS := $(addprefix $(BUILD)/bin/,$(TOOLS))
 hvctl_LIBS := -lreadline
--include tools/*/rules.mk
+hvrun_LIBS := -lseccomp
+-include $(wildcard tools/*/rules.mk)
 
 define tool_rules
-$(BUILD)/bin/$(1): $(call obj,$(sort $(wildcard tools/$(1)/*.c)),obj) $(LIBS)
+$(BUILD)/bin/$(1): $(call obj,$(sort $(wildcard tools/$(1)/*.c))) $(LIBS) $(BUILD)/sources
 	@mkdir -p $$(@D)
-	$$(if $$(Q),@echo "  LD    $$@")
-	$$(Q)$$(CC) $$(ALL_CFLAGS) $$($(1)_LDFLAGS) -o $$@ $$(filter %.o,$$^) $(LIBS) $$(or $$($(1)_PKG_LIBS),$$(PKG_LIBS)) $$($(1)_LIBS)
+	$$(call say,LD    $$@)
+	$$(Q)$$(CC) $$(ALL_LDFLAGS) $$($(1)_LDFLAGS) -o $$@ $$(filter %.o,$$^) $(LIBS) $$(PKG_LIBS) $$($(1)_LIBS)
 endef
 $(foreach t,$(TOOLS),$(eval $(call tool_rules,$(t))))
 
-# --- guests --------------------------------------------------------------------------------------------------------
+# --- guests and tests ----------------------------------------------------------------------------------------------
 include guests/rules.mk
-
-# --- tests ---------------------------------------------------------------------------------------------------------
 include tests/rules.mk
 
-.PHONY: all libs tools help clean
-all: tools libs guests
-libs: $(LIBS) $(BUILD)/libhvdisk.so $(BUILD)/libhv.so
+.PHONY: all libs tools deps demo install uninstall clean help
+all: tools libs guests ## Build the libraries, the tools and the guests
+libs: $(LIBS) $(SHARED) ## Build libhv and libhvdisk, static and shared
 tools: $(TOOL_BINS)
 
-clean:
+deps: ## Install the packages that building and testing need
+	@tests/deps build test
+
+# The packages come first and make starts anew after them: what pkg-config says is read when make starts.
+demo: ## Install what is missing, build, and tell a story on real VMs
+	@tests/deps build
+	@$(MAKE) --no-print-directory tools guests
+	@BUILD=$(abspath $(BUILD)) docs/demo.sh
+
+# --- installation --------------------------------------------------------------------------------------------------
+HEADERS   := $(patsubst core/%,%,$(sort $(wildcard core/*/*.h core/*/*/*.h)))
+MAN_PAGES := $(sort $(wildcard docs/man/*.[1-8]))
+
+define libhv_PC
+Name: libhv
+Description: KVM virtual machines: one VM put together, its devices, boot and control
+Version: $(VERSION)
+Cflags: -I$(INCDIR)
+Libs: -L$(LIBDIR) -lhv
+Libs.private: -pthread
+Requires: libhvdisk = $(VERSION)
+Requires.private: $(PKGS)
+endef
+define libhvdisk_PC
+Name: libhvdisk
+Description: hvkit's base: errors, exact I/O, the state codec, disk images
+Version: $(VERSION)
+Cflags: -I$(INCDIR)
+Libs: -L$(LIBDIR) -lhvdisk
+endef
+$(BUILD)/libhv.pc: export TEXT = $(libhv_PC)
+$(BUILD)/libhvdisk.pc: export TEXT = $(libhvdisk_PC)
+$(BUILD)/%.pc: FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' "$$TEXT" >$@
+
+install: all ## Install under PREFIX (below DESTDIR)
+	@$(MAKE) --no-print-directory install-files
+
+# What is there already is installed, nothing is built: root need not compile, nor know how the build was made.
+.PHONY: install-files
+install-files: $(BUILD)/libhv.pc $(BUILD)/libhvdisk.pc
+	install -d $(addprefix $(DESTDIR),$(BINDIR) $(LIBDIR)/pkgconfig $(sort $(dir $(addprefix $(INCDIR)/,$(HEADERS)))))
+	$(if $(TOOL_BINS),install -m 755 $(TOOL_BINS) $(DESTDIR)$(BINDIR))
+	install -m 644 $(LIBS) $(DESTDIR)$(LIBDIR)
+	install -m 644 $(BUILD)/libhv.pc $(BUILD)/libhvdisk.pc $(DESTDIR)$(LIBDIR)/pkgconfig
+	for l in libhv libhvdisk; do \
+		install -m 755 $(BUILD)/$$l.so.$(VERSION) $(DESTDIR)$(LIBDIR) && \
+		ln -sf $$l.so.$(VERSION) $(DESTDIR)$(LIBDIR)/$$l.so.$(SOVER) && \
+		ln -sf $$l.so.$(SOVER) $(DESTDIR)$(LIBDIR)/$$l.so || exit 1; \
+	done
+	for h in $(HEADERS); do install -m 644 core/$$h $(DESTDIR)$(INCDIR)/$$h || exit 1; done
+	for m in $(MAN_PAGES); do install -D -m 644 $$m $(DESTDIR)$(MANDIR)/man$${m##*.}/$${m##*/} || exit 1; done
+
+uninstall: ## Remove what install put there
+	rm -f $(addprefix $(DESTDIR)$(BINDIR)/,$(TOOLS)) $(addprefix $(DESTDIR)$(LIBDIR)/pkgconfig/,libhv.pc libhvdisk.pc)
+	for l in libhv libhvdisk; do \
+		rm -f $(DESTDIR)$(LIBDIR)/$$l.a $(DESTDIR)$(LIBDIR)/$$l.so $(DESTDIR)$(LIBDIR)/$$l.so.$(SOVER) \
+			$(DESTDIR)$(LIBDIR)/$$l.so.$(VERSION) || exit 1; \
+	done
+	for m in $(MAN_PAGES); do rm -f $(DESTDIR)$(MANDIR)/man$${m##*.}/$${m##*/}; done
+	rm -f $(addprefix $(DESTDIR)$(INCDIR)/,$(HEADERS))
+	-for d in $(sort $(dir $(HEADERS))); do rmdir $(DESTDIR)$(INCDIR)/$$d; done 2>/dev/null
+	-rmdir $(DESTDIR)$(INCDIR) 2>/dev/null
+
+clean: ## Remove what was built (build/; SAN builds have folders of their own)
 	rm -rf $(BUILD)
 
--include $(shell [ -d $(BUILD) ] && find $(BUILD) -name '*.d' 2>/dev/null)
+help: ## List the targets
+	@echo "hvkit $(VERSION). Targets:"
+	@sed -n 's/^\([a-z][a-z0-9-]*\):[^#]*## /\1\t/p' Makefile tests/rules.mk guests/rules.mk | sort -u | \
+		awk -F'\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@echo "Variables: CC, CFLAGS, LDFLAGS, BUILD (folder), WERROR=1, SAN=address,undefined or SAN=thread, PREFIX, DESTDIR,"
+	@echo "  V=1 (show commands), T=PATTERN (only these tests), FUZZ_SECONDS (each target of make fuzz)"
+
+-include $(shell [ -d $(BUILD)/obj ] && find $(BUILD)/obj -name '*.d' 2>/dev/null)

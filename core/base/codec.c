@@ -86,11 +86,25 @@ void hv_enc_string(struct hv_encoder *e, const char *s)
 	hv_enc_blob(e, s, strlen(s));
 }
 
+/* Names are printed in sentences, so they are plain words: no blank, no control character, nothing beyond
+ * ASCII. */
+static bool name_ok(const void *name, size_t length)
+{
+	const uint8_t *p = name;
+
+	if (length == 0 || length > HV_SECTION_NAME_MAX)
+		return false;
+	for (size_t i = 0; i < length; i++)
+		if (p[i] <= ' ' || p[i] >= 0x7f)
+			return false;
+	return true;
+}
+
 void hv_enc_begin(struct hv_encoder *e, const char *name, uint16_t version, bool required)
 {
 	size_t length = strlen(name);
 
-	if (e->section || length == 0 || length > HV_SECTION_NAME_MAX) {
+	if (e->section || !name_ok(name, length)) {
 		e->failed = e->failed ? e->failed : -EINVAL;
 		return;
 	}
@@ -214,24 +228,27 @@ int hv_dec_next(struct hv_decoder *d, struct hv_section *s, struct hv_error *err
 	memset(s, 0, sizeof(*s));
 	if (hv_dec_u32(d) != SECTION_MAGIC) {
 		d->failed = -EBADMSG;
-		return hv_fail_unsafe(err, "saved state: no section starts at byte %zu; the data is damaged", start);
+		return hv_fail_unsafe(err, "saved state: no section starts at byte %zu; the data is damaged",
+				      start);
 	}
 	s->version = hv_dec_u16(d);
 	flags = hv_dec_u16(d);
 	n = hv_dec_u8(d);
 	name = take(d, n);
 	length = hv_dec_u64(d);
-	if (!name || n == 0 || n > HV_SECTION_NAME_MAX || memchr(name, 0, n) || flags & ~SECTION_REQUIRED) {
+	if (!name || !name_ok(name, n) || flags & ~SECTION_REQUIRED) {
 		d->failed = -EBADMSG;
-		return hv_fail_unsafe(err, "saved state: the section at byte %zu has a damaged header", start);
+		return hv_fail_unsafe(err, "saved state: the section at byte %zu has a damaged header",
+				      start);
 	}
 	memcpy(s->name, name, n);
 	s->required = flags & SECTION_REQUIRED;
 	body = length <= SIZE_MAX ? take(d, (size_t)length) : NULL;
 	if (!body) {
 		d->failed = -EBADMSG;
-		return hv_fail_unsafe(err, "saved state: section at byte %zu says %llu bytes, more than there are", start,
-				      (unsigned long long)length);
+		return hv_fail_unsafe(err,
+				      "saved state: section at byte %zu says %llu bytes, more than there are",
+				      start, (unsigned long long)length);
 	}
 	hv_dec_init(&s->body, body, (size_t)length);
 	return 1;

@@ -3,13 +3,16 @@
  *
  * A stream is a run of sections. A section is, little-endian:
  *
- *   u32 magic "HVS1" | u16 version | u16 flags (bit 0: required) | u8 name length | name | u64 length | payload
+ *   u32 magic "HVS1" | u16 version | u16 flags (bit 0: required) | u8 name length | name | u64 length |
+ * payload
  *
- * Inside a payload, fields stand in a fixed order that the version names; later versions only append. KVM's own
- * structs travel as blobs (u32 size, bytes), so a struct that grew is noticed. A reader skips a section that it
- * doesn't know when it is optional and refuses it when it is required.
+ * A name is 1 to 63 printable ASCII characters without a blank. Inside a payload, fields stand in a fixed
+ * order that the version names; later versions only append. KVM's own structs travel as blobs (u32 size,
+ * bytes), so a struct that grew is noticed. A reader skips a section that it doesn't know when it is optional
+ * and refuses it when it is required.
  *
- * Encoders and decoders latch their first failure: callers check once, at the end. Not for two threads at once.
+ * Encoders and decoders latch their first failure: callers check once, at the end. Not for two threads at
+ * once.
  */
 #ifndef HV_BASE_CODEC_H
 #define HV_BASE_CODEC_H

@@ -7,13 +7,17 @@
 
 #include "base/error.h"
 
-static void fill(struct hv_error *err, int errnum, enum hv_exit_status status, const char *fmt, va_list ap)
+static void HV_PRINTF(4, 0)
+    fill(struct hv_error *err, int errnum, enum hv_exit_status status, const char *fmt, va_list ap)
 {
+	char text[sizeof(err->text)]; /* apart, as the arguments may well hold err->text itself */
+
 	if (!err)
 		return;
+	vsnprintf(text, sizeof(text), fmt, ap);
+	memcpy(err->text, text, sizeof(text));
 	err->code = -errnum;
 	err->status = status;
-	vsnprintf(err->text, sizeof(err->text), fmt, ap);
 }
 
 int hv_fail(struct hv_error *err, int errnum, const char *fmt, ...)
@@ -55,7 +59,8 @@ int hv_fail_errno(struct hv_error *err, const char *fmt, ...)
 	fill(err, errnum, HV_EXIT_FAILED, fmt, ap);
 	va_end(ap);
 	if (err) {
-		size_t used = strlen(err->text);
+		size_t used = strlen(err->text), most = sizeof(err->text) - 64;
+		used = used < most ? used : most; /* a cut object is better than a cut reason */
 		snprintf(err->text + used, sizeof(err->text) - used, ": %s", strerror(errnum));
 	}
 	return -errnum;
@@ -63,14 +68,20 @@ int hv_fail_errno(struct hv_error *err, const char *fmt, ...)
 
 void hv_error_prefix(struct hv_error *err, const char *fmt, ...)
 {
-	char what[256], text[sizeof(err->text)];
+	char text[sizeof(err->text)];
+	size_t used, rest;
 	va_list ap;
 
 	if (!err)
 		return;
 	va_start(ap, fmt);
-	vsnprintf(what, sizeof(what), fmt, ap);
+	vsnprintf(text, sizeof(text) / 2, fmt,
+		  ap); /* at most half, so that a long prefix leaves the reason in sight */
 	va_end(ap);
-	memcpy(text, err->text, sizeof(text));
-	snprintf(err->text, sizeof(err->text), "%s: %.*s", what, (int)(sizeof(text) - sizeof(what) - 3), text);
+	strcat(text, ": ");
+	used = strlen(text);
+	rest = strnlen(err->text, sizeof(text) - used - 1);
+	memcpy(text + used, err->text, rest);
+	text[used + rest] = '\0';
+	memcpy(err->text, text, used + rest + 1);
 }

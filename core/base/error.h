@@ -31,9 +31,9 @@ HV_API_BEGIN
  * hv_fail gives status HV_EXIT_FAILED, hv_fail_usage HV_EXIT_USAGE, hv_fail_unsafe HV_EXIT_UNSAFE.
  */
 int hv_fail(struct hv_error *err, int errnum, const char *fmt, ...) HV_PRINTF(3, 4);
-int hv_fail_usage(struct hv_error *err, const char *fmt, ...) HV_PRINTF(2, 3);        /* -EINVAL */
-int hv_fail_unsafe(struct hv_error *err, const char *fmt, ...) HV_PRINTF(2, 3);       /* -EBADMSG */
-int hv_fail_errno(struct hv_error *err, const char *fmt, ...) HV_PRINTF(2, 3);        /* errno, ": " strerror */
+int hv_fail_usage(struct hv_error *err, const char *fmt, ...) HV_PRINTF(2, 3);  /* -EINVAL */
+int hv_fail_unsafe(struct hv_error *err, const char *fmt, ...) HV_PRINTF(2, 3); /* -EBADMSG */
+int hv_fail_errno(struct hv_error *err, const char *fmt, ...) HV_PRINTF(2, 3);  /* errno, ": " strerror */
 
 /* Puts "what: " before the sentence that is already in err. */
 void hv_error_prefix(struct hv_error *err, const char *fmt, ...) HV_PRINTF(2, 3);

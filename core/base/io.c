@@ -33,6 +33,8 @@ int hv_write_full(int fd, const void *buf, size_t length)
 {
 	for (const char *p = buf; length > 0;) {
 		ssize_t n = write(fd, p, length);
+		if (n == 0)
+			return -EIO; /* POSIX leaves it open for devices; trying again could go on for ever */
 		if (n < 0) {
 			if (errno == EINTR)
 				continue;
@@ -66,6 +68,8 @@ int hv_pwrite_full(int fd, const void *buf, size_t length, uint64_t offset)
 {
 	for (const char *p = buf; length > 0;) {
 		ssize_t n = pwrite(fd, p, length, (off_t)offset);
+		if (n == 0)
+			return -EIO;
 		if (n < 0) {
 			if (errno == EINTR)
 				continue;
@@ -78,22 +82,43 @@ int hv_pwrite_full(int fd, const void *buf, size_t length, uint64_t offset)
 	return 0;
 }
 
+/*
+ * Renaming replaces whatever has the name. Root must not turn /dev/null into a file that way, and a link is
+ * left to its owner: both are refused before any work is done.
+ */
+static int check_target(int dir, const char *name, const char *path, struct hv_error *err)
+{
+	struct stat st;
+
+	if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return errno == ENOENT ? 0 : hv_fail_errno(err, "%s: cannot look at it", path);
+	if (S_ISLNK(st.st_mode))
+		return hv_fail(err, ELOOP, "%s: is a symbolic link; give the name of the file itself", path);
+	if (!S_ISREG(st.st_mode))
+		return hv_fail(err, EINVAL, "%s: exists and is not a regular file; give another name", path);
+	return 0;
+}
+
 int hv_file_begin(struct hv_file *f, const char *path, unsigned mode, struct hv_error *err)
 {
 	const char *slash = strrchr(path, '/');
 	const char *name = slash ? slash + 1 : path;
 	char dir[4096];
 	uint32_t salt = 0;
+	int rc;
 
 	f->fd = f->dir = -1;
 	if (*name == '\0' || strlen(name) > sizeof(f->name) - 24)
 		return hv_fail(err, EINVAL, "%s: not a usable file name", path);
-	if (slash && (size_t)(slash - path) >= sizeof(dir))
+	if (slash && (size_t)(slash - path) + 1 >= sizeof(dir))
 		return hv_fail(err, ENAMETOOLONG, "%s: the path is too long", path);
 	snprintf(dir, sizeof(dir), "%.*s", slash ? (int)(slash - path) + 1 : 1, slash ? path : ".");
 	f->dir = open(dir, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
 	if (f->dir < 0)
 		return hv_fail_errno(err, "%s: cannot open its directory", path);
+	rc = check_target(f->dir, name, path, err);
+	if (rc)
+		goto fail;
 	snprintf(f->name, sizeof(f->name), "%s", name);
 	for (int tries = 0; tries < 16 && f->fd < 0; tries++) {
 		if (getrandom(&salt, sizeof(salt), 0) != sizeof(salt))
@@ -104,12 +129,14 @@ int hv_file_begin(struct hv_file *f, const char *path, unsigned mode, struct hv_
 			break;
 	}
 	if (f->fd < 0) {
-		int rc = hv_fail_errno(err, "%s: cannot write there", path);
-		close(f->dir);
-		f->dir = -1;
-		return rc;
+		rc = hv_fail_errno(err, "%s: cannot write there", path);
+		goto fail;
 	}
 	return 0;
+fail:
+	close(f->dir);
+	f->dir = -1;
+	return rc;
 }
 
 int hv_file_commit(struct hv_file *f, struct hv_error *err)

@@ -10,7 +10,7 @@
 enum hv_log_level { HV_LOG_ERROR, HV_LOG_WARN, HV_LOG_INFO, HV_LOG_DEBUG };
 
 struct hv_log {
-	enum hv_log_level level;                                           /* lines above it are dropped */
+	enum hv_log_level level;                                            /* lines above it are dropped */
 	void (*sink)(void *ctx, enum hv_log_level level, const char *line); /* line without a newline */
 	void *ctx;
 };

@@ -23,11 +23,12 @@ int hv_parse_u64(const char *what, const char *text, uint64_t max, uint64_t *out
 {
 	uint64_t v = 0;
 	char *end = NULL;
+	int rc = digits(text, &v, &end);
 
-	if (digits(text, &v, &end) || *end != '\0')
-		return hv_fail_usage(err, "%s: '%.64s' is not a number; give digits or 0x and hexadecimal digits", what,
-				     text);
-	if (v > max)
+	if (rc == -EINVAL || *end != '\0')
+		return hv_fail_usage(
+		    err, "%s: '%.64s' is not a number; give digits or 0x and hexadecimal digits", what, text);
+	if (rc || v > max)
 		return hv_fail_usage(err, "%s: %.64s is too large; at most %llu", what, text,
 				     (unsigned long long)max);
 	*out = v;
@@ -40,17 +41,19 @@ int hv_parse_size(const char *what, const char *text, uint64_t max, uint64_t *ou
 	uint64_t v = 0;
 	unsigned shift = 0;
 	char *end = NULL;
+	int rc = digits(text, &v, &end);
 
-	if (digits(text, &v, &end))
-		return hv_fail_usage(err, "%s: '%.64s' is not a size; give a number with K, M, G or T", what, text);
+	if (rc == -EINVAL)
+		return hv_fail_usage(err, "%s: '%.64s' is not a size; give a number with K, M, G or T", what,
+				     text);
 	if (*end) {
 		const char *s = strchr(suffixes, toupper((unsigned char)*end));
 		if (!s || end[1] != '\0')
-			return hv_fail_usage(err, "%s: '%.64s' is not a size; the suffixes are K, M, G and T", what,
-					     text);
+			return hv_fail_usage(err, "%s: '%.64s' is not a size; the suffixes are K, M, G and T",
+					     what, text);
 		shift = 10 * (unsigned)(s - suffixes + 1);
 	}
-	if (v > max >> shift)
+	if (rc || v > max >> shift)
 		return hv_fail_usage(err, "%s: %.64s is too large; at most %llu bytes", what, text,
 				     (unsigned long long)max);
 	*out = v << shift;
@@ -71,8 +74,9 @@ int hv_parse_seconds(const char *what, const char *text, uint64_t *out_ns, struc
 			unit /= 10;
 			frac += (uint64_t)(*p - '0') * unit;
 		}
-	if (*p || whole > 1000000000)
-		return hv_fail_usage(err, "%s: '%.64s' is not a number of seconds from 0 to 1000000000", what, text);
+	if (*p || whole > 1000000000 || (whole == 1000000000 && frac))
+		return hv_fail_usage(err, "%s: '%.64s' is not a number of seconds from 0 to 1000000000", what,
+				     text);
 	*out_ns = whole * 1000000000 + frac;
 	return 0;
 }
@@ -91,7 +95,7 @@ char *hv_format_size(uint64_t bytes, char *buf, unsigned long size)
 	if (rest * 10 / 1024 == 0)
 		snprintf(buf, size, "%llu %s", (unsigned long long)whole, units[u]);
 	else
-		snprintf(buf, size, "%llu.%llu %s", (unsigned long long)whole, (unsigned long long)(rest * 10 / 1024),
-			 units[u]);
+		snprintf(buf, size, "%llu.%llu %s", (unsigned long long)whole,
+			 (unsigned long long)(rest * 10 / 1024), units[u]);
 	return buf;
 }

@@ -1,0 +1,24 @@
+#!/bin/bash
+# Every header compiles alone, as C17 and as C++-free plain includes in any order: what it uses it includes itself.
+set -euo pipefail
+cd "$SRC"
+
+bad=0
+cflags=$(pkg-config --cflags libelf capstone jansson 2>/dev/null || true)
+while read -r header; do
+	# shellcheck disable=SC2086
+	if ! printf '#include "%s"\n#include "%s"\n' "${header#core/}" "${header#core/}" |
+		$CC -std=gnu17 -D_GNU_SOURCE -fsyntax-only -Wall -Wextra -Werror -Icore $cflags -x c - 2>&1; then
+		echo "$header does not compile alone"
+		bad=1
+	fi
+	guard=$(sed -n 's/^#ifndef \(HV_[A-Z0-9_]*_H\)$/\1/p' "$header" | head -n 1)
+	if [ -z "$guard" ] || ! grep -qx "#define $guard" "$header"; then
+		echo "$header has no include guard HV_..._H"
+		bad=1
+	elif [ "$(grep -rlx "#ifndef $guard" core --include='*.h' | wc -l)" != 1 ]; then
+		echo "$header shares its guard $guard with another header"
+		bad=1
+	fi
+done < <(find core -name '*.h' | sort)
+exit $bad
