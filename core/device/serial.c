@@ -108,8 +108,7 @@ static struct hv_serial *serial_of(struct hv_device *dev)
 	return hv_container_of(dev, struct hv_serial, dev);
 }
 
-/* --- interrupts
- * -------------------------------------------------------------------------------------------------- */
+/* --- interrupts ----------------------------------------------------------------------------------- */
 
 /* How many received bytes make an interrupt: FCR's top bits with FIFOs, one byte without. */
 static unsigned trigger_level(const struct hv_serial *s)
@@ -122,6 +121,7 @@ static unsigned trigger_level(const struct hv_serial *s)
 /* The enabled reason of highest priority, as IIR tells it (data sheet, interrupt control functions). */
 static uint8_t interrupt_reason(const struct hv_serial *s)
 {
+	/* hv:solution lab=6 task=1 */
 	if (s->ier & IER_LINE && s->overrun)
 		return IIR_LINE;
 	if (s->ier & IER_RECEIVED && s->fifo_count >= trigger_level(s))
@@ -132,6 +132,7 @@ static uint8_t interrupt_reason(const struct hv_serial *s)
 		return IIR_THR_EMPTY;
 	if (s->ier & IER_MODEM && s->modem_change)
 		return IIR_MODEM;
+	/* hv:end */
 	return IIR_NONE;
 }
 
@@ -154,8 +155,7 @@ static void update_line(struct hv_serial *s)
 	drive_line(s, s->mcr & MCR_OUT2 && interrupt_reason(s) != IIR_NONE);
 }
 
-/* --- receiver
- * ---------------------------------------------------------------------------------------------------- */
+/* --- receiver ------------------------------------------------------------------------------------- */
 
 static unsigned receiver_size(const struct hv_serial *s)
 {
@@ -171,6 +171,7 @@ static void push(struct hv_serial *s, uint8_t byte)
  */
 static void receive_loopback(struct hv_serial *s, uint8_t byte)
 {
+	/* hv:solution lab=6 task=2 */
 	if (s->fifo_count < receiver_size(s)) {
 		push(s, byte);
 		return;
@@ -178,6 +179,7 @@ static void receive_loopback(struct hv_serial *s, uint8_t byte)
 	s->overrun = LSR_OVERRUN;
 	if (!(s->fcr & FCR_ENABLE))
 		s->fifo[s->fifo_head] = byte;
+	/* hv:end */
 }
 
 /*
@@ -198,6 +200,7 @@ static uint8_t read_received(struct hv_serial *s)
 	bool timed_out = interrupt_reason(s) == IIR_TIMEOUT;
 	uint8_t byte = 0;
 
+	/* hv:solution lab=6 task=2 */
 	if (s->fifo_count > 0) {
 		byte = s->fifo[s->fifo_head];
 		s->fifo_head = (s->fifo_head + 1) % FIFO_SIZE;
@@ -207,6 +210,7 @@ static uint8_t read_received(struct hv_serial *s)
 	 * edge. */
 	if (timed_out)
 		drive_line(s, false);
+	/* hv:end */
 	return byte;
 }
 
@@ -236,8 +240,7 @@ size_t hv_serial_input(void *dev, const uint8_t *data, size_t count)
 	return taken;
 }
 
-/* --- transmitter and modem
- * --------------------------------------------------------------------------------------- */
+/* --- transmitter and modem ------------------------------------------------------------------------ */
 
 /*
  * Writing THR takes its interrupt back; sending the byte raises it anew. The line has to fall in between: an
@@ -245,6 +248,7 @@ size_t hv_serial_input(void *dev, const uint8_t *data, size_t count)
  */
 static void transmit(struct hv_serial *s, uint8_t byte)
 {
+	/* hv:solution lab=6 task=3 */
 	s->thr_empty_event = false;
 	update_line(s);
 	if (s->mcr & MCR_LOOPBACK)
@@ -252,20 +256,24 @@ static void transmit(struct hv_serial *s, uint8_t byte)
 	else
 		hv_device_output(&s->dev, s->chardev, byte);
 	s->thr_empty_event = true;
+	/* hv:end */
 }
 
 /* The modem's lines: in loopback MCR's own outputs (RTS to CTS, DTR to DSR, OUT1 to RI, OUT2 to DCD), else
  * those of a host that is always there and always ready. */
 static uint8_t modem_lines(const struct hv_serial *s)
 {
+	/* hv:solution lab=6 task=4 */
 	if (!(s->mcr & MCR_LOOPBACK))
 		return MSR_CTS | MSR_DSR | MSR_DCD;
 	return (uint8_t)((s->mcr & MCR_RTS ? MSR_CTS : 0) | (s->mcr & MCR_DTR ? MSR_DSR : 0) |
 			 (s->mcr & MCR_OUT1 ? MSR_RING : 0) | (s->mcr & MCR_OUT2 ? MSR_DCD : 0));
+	/* hv:end */
 }
 
 static void write_mcr(struct hv_serial *s, uint8_t value)
 {
+	/* hv:solution lab=6 task=4 */
 	uint8_t before = modem_lines(s), changed;
 
 	s->mcr = value & MCR_ALL;
@@ -274,6 +282,7 @@ static void write_mcr(struct hv_serial *s, uint8_t value)
 	    (uint8_t)((changed & MSR_CTS ? MSR_CTS_CHANGED : 0) | (changed & MSR_DSR ? MSR_DSR_CHANGED : 0) |
 		      (changed & before & MSR_RING ? MSR_RING_ENDED : 0) | /* only its end counts */
 		      (changed & MSR_DCD ? MSR_DCD_CHANGED : 0));
+	/* hv:end */
 }
 
 static void write_ier(struct hv_serial *s, uint8_t value)
@@ -290,13 +299,14 @@ static void write_ier(struct hv_serial *s, uint8_t value)
  * FIFOs. */
 static void write_fcr(struct hv_serial *s, uint8_t value)
 {
+	/* hv:solution lab=6 task=5 */
 	if ((value ^ s->fcr) & FCR_ENABLE || (value & FCR_ENABLE && value & FCR_CLEAR_RECEIVER))
 		clear_receiver(s);
 	s->fcr = value & FCR_ENABLE ? value & FCR_KEPT : 0;
+	/* hv:end */
 }
 
-/* --- the registers
- * ----------------------------------------------------------------------------------------------- */
+/* --- the registers -------------------------------------------------------------------------------- */
 
 static uint8_t read_iir(struct hv_serial *s)
 {
@@ -406,8 +416,7 @@ static void serial_write(struct hv_device *dev, uint64_t offset, uint64_t value,
 	ask_for_input(s);
 }
 
-/* --- life
- * -------------------------------------------------------------------------------------------------------- */
+/* --- life ----------------------------------------------------------------------------------------- */
 
 static void serial_reset(struct hv_device *dev)
 {
