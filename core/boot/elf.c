@@ -359,12 +359,12 @@ int hv_boot_elf(const struct hv_boot_request *request, struct hv_memory *mem, st
 		rc = hv_elf_irqchip(&elf, &entry->irqchip, err);
 	if (!rc)
 		rc = hv_elf_entry(&elf, &rip, err);
+	if (!rc)
+		rc = hv_elf_load(&elf, mem, entry->mode, &end, err);
 	if (!rc && rip >= HV_BOOT_MAP_MAX)
 		rc = hv_fail(err, EFBIG,
 			     "%s: the entry point 0x%" PRIx64 " lies above the 512 GiB that are mapped",
 			     elf.path, rip);
-	if (!rc)
-		rc = hv_elf_load(&elf, mem, entry->mode, &end, err);
 	if (!rc)
 		rc = hv_boot_start_info(request, mem, end, err);
 	if (rc)
