@@ -78,8 +78,7 @@ int hv_chardev_start(struct hv_chardev *c, struct hv_error *err)
 	return rc ? hv_fail(err, -rc, "serial line: cannot start its thread: %s", strerror(-rc)) : 0;
 }
 
-/* --- output, with the lock held
- * --------------------------------------------------------------------------------- */
+/* --- output, with the lock held ------------------------------------------- */
 
 static ssize_t push_once(struct hv_chardev *c, const uint8_t *data, size_t count)
 {
@@ -207,8 +206,7 @@ void hv_chardev_write(struct hv_chardev *c, const void *data, size_t count)
 	pthread_mutex_unlock(&c->lock);
 }
 
-/* --- input, on the thread
- * --------------------------------------------------------------------------------------- */
+/* --- input, on the thread ------------------------------------------------- */
 
 /* Offers bytes until all are taken or the guest has no room. starved is set before the offer: room that the
  * guest makes after a refusal then always wakes us. */
@@ -327,8 +325,7 @@ static void read_input(struct hv_chardev *c)
 	c->in_used += count;
 }
 
-/* --- the thread
- * --------------------------------------------------------------------------------------------------- */
+/* --- the thread ----------------------------------------------------------- */
 
 enum { FD_WAKE, FD_IN, FD_OUT, FD_LISTEN, FD_COUNT };
 

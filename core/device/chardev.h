@@ -1,6 +1,6 @@
 /*
- * The host's side of a serial line: where bytes go and come from. Owned by the tool or the machine; a device
- * talks to it through these functions only. One thread of its own waits for input, output room and clients.
+ * The host's side of a serial line: where bytes go and come from. Owned by the tool or the machine; a device talks
+ * to it through these functions only. One thread of its own waits for input, output room and clients.
  */
 #ifndef HV_DEVICE_CHARDEV_H
 #define HV_DEVICE_CHARDEV_H
@@ -16,8 +16,8 @@ enum hv_chardev_kind {
 	HV_CHARDEV_STDIO, /* descriptors 0 and 1; a closed or ended stdin just means no input */
 	HV_CHARDEV_PTY,   /* a new pseudo-terminal; output is dropped oldest first while nobody reads */
 	HV_CHARDEV_FILE,  /* output to a file, created or truncated; no input */
-	HV_CHARDEV_UNIX,  /* listens on a Unix socket: output before the first client is kept in a bounded
-			     buffer,  the next client is taken when one leaves */
+	HV_CHARDEV_UNIX,  /* listens on a Unix socket: output before the first client is kept in a bounded buffer,
+			     the next client is taken when one leaves */
 };
 
 #define HV_CHARDEV_PATH_MAX 4096 /* with the zero; a socket's must also fit struct sockaddr_un */
@@ -30,14 +30,14 @@ struct hv_chardev_config {
 struct hv_chardev;
 
 /*
- * Input for the guest, called on the chardev's thread with bytes that came; returns how many were taken. When
- * it is fewer than count the rest is kept, and offered again after hv_chardev_input_ready.
+ * Input for the guest, called on the chardev's thread with bytes that came; returns how many were taken. When it is
+ * fewer than count the rest is kept, and offered again after hv_chardev_input_ready.
  */
 typedef size_t hv_chardev_input_fn(void *ctx, const uint8_t *data, size_t count);
 
 /*
- * A filter between a person's keyboard and the guest (escape keys, the console). Called on the chardev's
- * thread with what was typed; writes at most count bytes that are for the guest to out and returns how many.
+ * A filter between a person's keyboard and the guest (escape keys, the console). Called on the chardev's thread
+ * with what was typed; writes at most count bytes that are for the guest to out and returns how many.
  */
 typedef size_t hv_chardev_filter_fn(void *ctx, const uint8_t *in, size_t count, uint8_t *out);
 
@@ -54,17 +54,18 @@ void hv_chardev_set_filter(struct hv_chardev *c, hv_chardev_filter_fn *filter, v
 int hv_chardev_start(struct hv_chardev *c, struct hv_error *err);
 
 /*
- * Output, from any thread. Goes straight to the descriptor while that takes it, else into a bounded buffer.
- * stdio and file: when the buffer is full this waits for room, but not after hv_chardev_stop. pty and unix:
- * the oldest bytes are dropped and counted. A broken descriptor swallows output, and the log says so once.
+ * Output, from any thread. Goes straight to the descriptor while that takes it, else into a bounded buffer. stdio
+ * and file: when the buffer is full this waits for room, but not after hv_chardev_stop. pty and unix: the oldest
+ * bytes are dropped and counted. A broken descriptor swallows output, and the log says so once; for that the process
+ * ignores SIGPIPE.
  */
 void hv_chardev_write(struct hv_chardev *c, const void *data, size_t count);
 
 /* The guest has room for input again. Any thread, never blocks. */
 void hv_chardev_input_ready(struct hv_chardev *c);
 
-/* Input as if it had been typed (hvctl send), without the filter. Waits at most a second for room; returns
- * how many bytes were taken. Any thread but the chardev's own. */
+/* Input as if it had been typed (hvctl send), without the filter. Waits at most a second for room; returns how many
+ * bytes were taken. Any thread but the chardev's own. */
 size_t hv_chardev_inject(struct hv_chardev *c, const void *data, size_t count);
 
 /* For a person: "pty /dev/pts/3", "unix /run/x.sock (1 client)". */
@@ -72,8 +73,7 @@ void hv_chardev_describe(struct hv_chardev *c, char *buf, size_t size);
 
 /* Wakes whoever waits in hv_chardev_write; output is still taken as far as it doesn't wait. Any thread. */
 void hv_chardev_stop(struct hv_chardev *c);
-/* Stops, flushes what can be flushed within a second, joins the thread, closes, removes the socket. May be
- * NULL. */
+/* Stops, flushes what can be flushed within a second, joins the thread, closes, removes the socket. May be NULL. */
 void hv_chardev_close(struct hv_chardev *c);
 HV_API_END
 

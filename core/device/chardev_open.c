@@ -46,8 +46,7 @@ int hv_chardev_parse(struct hv_chardev_config *config, const char *text, struct 
 	return hv_fail_usage(err, "serial: '%.64s' is none of stdio, none, pty, file:PATH, unix:PATH", text);
 }
 
-/* --- opening
- * ------------------------------------------------------------------------------------------------------ */
+/* --- opening -------------------------------------------------------------- */
 
 int chardev_reopen(int fd, int flags)
 {
@@ -247,8 +246,7 @@ int hv_chardev_open(const struct hv_chardev_config *config, const struct hv_log 
 	return 0;
 }
 
-/* --- describing and closing
- * --------------------------------------------------------------------------------------- */
+/* --- describing and closing ----------------------------------------------- */
 
 void hv_chardev_describe(struct hv_chardev *c, char *buf, size_t size)
 {

@@ -1,0 +1,16 @@
+/*
+ * What config.c and config_file.c share. For no one else.
+ */
+#ifndef HV_MACHINE_CONFIG_IMPL_H
+#define HV_MACHINE_CONFIG_IMPL_H
+
+#include "machine/config.h"
+
+/* hv_config_set for a value whose relative paths count from folder: "" or a path that ends in a slash. */
+int hv_config_set_from(struct hv_config *c, const char *key, const char *value, const char *folder,
+		       struct hv_error *err);
+
+/* "auto", "none", "split", "full". */
+const char *hv_irqchip_word(enum hv_irqchip kind);
+
+#endif
