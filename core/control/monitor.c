@@ -16,7 +16,8 @@ static int usage(const struct hv_monitor_request *r, struct hv_error *err)
 {
 	const struct hv_monitor_command *c = r->command;
 
-	return hv_fail_usage(err, "usage: %s%s%s", c->name, c->args[0] && c->args[0] != '/' ? " " : "", c->args);
+	return hv_fail_usage(err, "usage: %s%s%s", c->name, c->args[0] && c->args[0] != '/' ? " " : "",
+			     c->args);
 }
 
 /* The arguments object with a string and the optional CPU number; 0 or usage. */
@@ -35,12 +36,14 @@ static int ask(struct hv_monitor_request *r, const char *execute, json_t *argume
 	return arguments ? 0 : hv_fail(err, ENOMEM, "not enough memory, or a word that is not UTF-8");
 }
 
-/* --- commands without arguments -------------------------------------------------------------------------------- */
+/* --- commands without arguments
+ * -------------------------------------------------------------------------------- */
 
 static int parse_plain(int argc, char **argv, struct hv_monitor_request *r, struct hv_error *err)
 {
 	static const char *const map[][2] = {
-		{"pause", "stop"}, {"resume", "cont"}, {"stop", "quit"}, {"quit", "quit"}, {"reset", "system_reset"},
+	    {"pause", "stop"}, {"resume", "cont"},        {"stop", "quit"},
+	    {"quit", "quit"},  {"reset", "system_reset"},
 	};
 
 	if (argc != 1)
@@ -67,9 +70,11 @@ static int parse_help(int argc, char **argv, struct hv_monitor_request *r, struc
 	return r->text ? 0 : hv_fail(err, ENOMEM, "not enough memory");
 }
 
-/* --- looking --------------------------------------------------------------------------------------------------- */
+/* --- looking
+ * --------------------------------------------------------------------------------------------------- */
 
-static const char *const info_words[] = {"regs", "sregs", "memory", "devices", "irqs", "exits", "cpus", "status", NULL};
+static const char *const info_words[] = {"regs",  "sregs", "memory", "devices", "irqs",
+					 "exits", "cpus",  "status", NULL};
 
 static int parse_info(int argc, char **argv, struct hv_monitor_request *r, struct hv_error *err)
 {
@@ -81,14 +86,16 @@ static int parse_info(int argc, char **argv, struct hv_monitor_request *r, struc
 	while (*w && strcmp(*w, argv[1]) != 0)
 		w++;
 	if (!*w)
-		return hv_fail_usage(err, "info: '%.60s' is nothing to know; it has %s", argv[1], r->command->args);
+		return hv_fail_usage(err, "info: '%.60s' is nothing to know; it has %s", argv[1],
+				     r->command->args);
 	if (argc == 3 && w - info_words > 1)
 		return hv_fail_usage(err, "info %s takes no argument", *w);
 	rc = ask(r, "x-hv-info", json_pack("{s:s}", "what", *w), err);
 	return rc || argc == 2 ? rc : add_cpu(r, argv[2], err);
 }
 
-/* "/12xb" as in QEMU's monitor: a count, then letters in any order: a format (x d u o c i s) and a size (b h w g). */
+/* "/12xb" as in QEMU's monitor: a count, then letters in any order: a format (x d u o c i s) and a size (b h
+ * w g). */
 static int parse_format(const char *fmt, struct hv_monitor_request *r, struct hv_error *err)
 {
 	static const char sizes[] = "bhwg";
@@ -111,8 +118,9 @@ static int parse_format(const char *fmt, struct hv_monitor_request *r, struct hv
 		else if (strchr("xduocis", *fmt))
 			format[0] = *fmt;
 		else
-			return hv_fail_usage(err, "%s: '%c' is neither a format (x d u o c i s) nor a size (b h w g)",
-					     r->command->name, *fmt);
+			return hv_fail_usage(
+			    err, "%s: '%c' is neither a format (x d u o c i s) nor a size (b h w g)",
+			    r->command->name, *fmt);
 		if (*fmt == 'c')
 			size = 1;
 	}
@@ -129,7 +137,8 @@ static int parse_examine(int argc, char **argv, struct hv_monitor_request *r, st
 	if (argc < 2 || argc > 3)
 		return usage(r, err);
 	rc = ask(r, "x-hv-examine",
-		 json_pack("{s:s, s:b}", "addr", argv[1], "physical", strcmp(r->command->name, "xp") == 0), err);
+		 json_pack("{s:s, s:b}", "addr", argv[1], "physical", strcmp(r->command->name, "xp") == 0),
+		 err);
 	if (!rc)
 		rc = parse_format(slash ? slash + 1 : "", r, err);
 	return rc || argc == 2 ? rc : add_cpu(r, argv[2], err);
@@ -145,7 +154,8 @@ static int parse_translate(int argc, char **argv, struct hv_monitor_request *r, 
 	return rc || argc == 2 ? rc : add_cpu(r, argv[2], err);
 }
 
-/* --- files ----------------------------------------------------------------------------------------------------- */
+/* --- files
+ * ----------------------------------------------------------------------------------------------------- */
 
 static int set_file(struct hv_monitor_request *r, const char *path, struct hv_error *err)
 {
@@ -173,8 +183,9 @@ static int parse_trace(int argc, char **argv, struct hv_monitor_request *r, stru
 	int rc;
 
 	if (save) {
-		rc = ask(r, "x-hv-trace",
-			 json_pack("{s:s, s:s}", "action", "save", "protocol", "fd:" HV_MONITOR_FILE_FD), err);
+		rc =
+		    ask(r, "x-hv-trace",
+			json_pack("{s:s, s:s}", "action", "save", "protocol", "fd:" HV_MONITOR_FILE_FD), err);
 		return rc ? rc : set_file(r, argv[2], err);
 	}
 	if (argc == 2) {
@@ -186,7 +197,8 @@ static int parse_trace(int argc, char **argv, struct hv_monitor_request *r, stru
 	return usage(r, err);
 }
 
-/* --- into the guest -------------------------------------------------------------------------------------------- */
+/* --- into the guest
+ * -------------------------------------------------------------------------------------------- */
 
 static const char *const inject_words[] = {"nmi", "irq", NULL};
 
@@ -263,55 +275,62 @@ static int parse_send(int argc, char **argv, struct hv_monitor_request *r, struc
 	return rc;
 }
 
-/* --- the table ------------------------------------------------------------------------------------------------- */
+/* --- the table
+ * ------------------------------------------------------------------------------------------------- */
 
-#define EXAMINE_DETAIL                                                                                               \
-	"FMT is a count, a format (x hexadecimal, d signed, u unsigned, o octal, c character, i instruction,\n"      \
-	"s string) and a size (b 1, h 2, w 4, g 8 bytes), as in QEMU's monitor; without it: one word in hexadecimal.\n" \
+#define EXAMINE_DETAIL                                                                                       \
+	"FMT is a count, a format (x hexadecimal, d signed, u unsigned, o octal, c character, i "            \
+	"instruction,\n"                                                                                     \
+	"s string) and a size (b 1, h 2, w 4, g 8 bytes), as in QEMU's monitor; without it: one word in "    \
+	"hexadecimal.\n"                                                                                     \
 	"ADDR is a number, or a sum with registers: 0x1000, $rip, $rsp+8. CPU is 0 unless given.\n"
 
 const struct hv_monitor_command hv_monitor_commands[] = {
-	{"status", "", "what the VM is and does", NULL, NULL, false, false, parse_status, hv_text_status},
-	{"pause", "", "stop all vCPUs where they are", NULL, NULL, false, false, parse_plain, hv_text_done},
-	{"resume", "", "let a paused VM go on", NULL, NULL, false, false, parse_plain, hv_text_done},
-	{"stop", "", "end the VM",
-	 "The VM ends at once, as if its power were cut, and hvrun exits with status 0. `pause` only holds it.\n", NULL,
-	 false, false, parse_plain, hv_text_done},
-	{"reset", "", "restart the VM: memory cleared, devices reset, the image loaded again", NULL, NULL, false, false,
-	 parse_plain, hv_text_done},
-	{"info", "regs|sregs|memory|devices|irqs|exits|cpus|status [CPU]", "look into the VM",
-	 "regs     general registers of a vCPU (the first unless CPU is given)\n"
-	 "sregs    its segments, control registers and descriptor tables\n"
-	 "memory   memory slots, and how much of each is in use\n"
-	 "devices  who answers at which port or address, and in what state\n"
-	 "irqs     PIC, IOAPIC and local APICs\n"
-	 "exits    exits of each vCPU by reason, and the last ones\n"
-	 "cpus     thread, mode, activity and instruction pointer of each vCPU\n"
-	 "status   the same as `status`\n",
-	 info_words, true, false, parse_info, hv_text_info},
-	{"x", "/FMT ADDR [CPU]", "memory at a virtual address", EXAMINE_DETAIL, NULL, true, false, parse_examine,
-	 hv_text_examine},
-	{"xp", "/FMT ADDR", "memory at a physical address", EXAMINE_DETAIL, NULL, true, false, parse_examine,
-	 hv_text_examine},
-	{"translate", "ADDR [CPU]", "from a virtual to a physical address, level by level", NULL, NULL, true, false,
-	 parse_translate, hv_text_translate},
-	{"dump", "[-p] FILE", "memory and registers into an ELF core file that gdb opens",
-	 "-p: addresses are virtual, by the page tables of the first vCPU; otherwise physical. The VM is paused for\n"
-	 "the time. FILE appears under its name when it is complete.\n",
-	 NULL, false, true, parse_dump, hv_text_done},
-	{"trace", "on|off|status|save FILE", "record every exit",
-	 "`save` writes what is recorded in the Chrome trace event format: open FILE in https://ui.perfetto.dev or\n"
-	 "chrome://tracing. Each vCPU keeps its newest 65536 exits.\n",
-	 trace_words, false, true, parse_trace, hv_text_trace},
-	{"inject", "nmi|irq LINE", "an NMI to all vCPUs, or a pulse on an interrupt line (0 to 23)", NULL, inject_words,
-	 false, false, parse_inject, hv_text_done},
-	{"send", "[-n] TEXT", "type TEXT and Enter on the serial line",
-	 "-n leaves Enter out. \\n \\r \\t \\e \\\\ and \\xNN (01 to 7f) in TEXT stand for the usual characters.\n", NULL,
-	 false, false, parse_send, hv_text_send},
-	{"quit", "", "end the VM (in interactive hvctl: leave hvctl, the VM goes on)", NULL, NULL, false, false,
-	 parse_plain, hv_text_done},
-	{"help", "[COMMAND]", "this list, or more of one command", NULL, NULL, false, false, parse_help, hv_text_done},
-	{0},
+    {"status", "", "what the VM is and does", NULL, NULL, false, false, parse_status, hv_text_status},
+    {"pause", "", "stop all vCPUs where they are", NULL, NULL, false, false, parse_plain, hv_text_done},
+    {"resume", "", "let a paused VM go on", NULL, NULL, false, false, parse_plain, hv_text_done},
+    {"stop", "", "end the VM",
+     "The VM ends at once, as if its power were cut, and hvrun exits with status 0. `pause` only holds it.\n",
+     NULL, false, false, parse_plain, hv_text_done},
+    {"reset", "", "restart the VM: memory cleared, devices reset, the image loaded again", NULL, NULL, false,
+     false, parse_plain, hv_text_done},
+    {"info", "regs|sregs|memory|devices|irqs|exits|cpus|status [CPU]", "look into the VM",
+     "regs     general registers of a vCPU (the first unless CPU is given)\n"
+     "sregs    its segments, control registers and descriptor tables\n"
+     "memory   memory slots, and how much of each is in use\n"
+     "devices  who answers at which port or address, and in what state\n"
+     "irqs     PIC, IOAPIC and local APICs\n"
+     "exits    exits of each vCPU by reason, and the last ones\n"
+     "cpus     thread, mode, activity and instruction pointer of each vCPU\n"
+     "status   the same as `status`\n",
+     info_words, true, false, parse_info, hv_text_info},
+    {"x", "/FMT ADDR [CPU]", "memory at a virtual address", EXAMINE_DETAIL, NULL, true, false, parse_examine,
+     hv_text_examine},
+    {"xp", "/FMT ADDR", "memory at a physical address", EXAMINE_DETAIL, NULL, true, false, parse_examine,
+     hv_text_examine},
+    {"translate", "ADDR [CPU]", "from a virtual to a physical address, level by level", NULL, NULL, true,
+     false, parse_translate, hv_text_translate},
+    {"dump", "[-p] FILE", "memory and registers into an ELF core file that gdb opens",
+     "-p: addresses are virtual, by the page tables of the first vCPU; otherwise physical. The VM is paused "
+     "for\n"
+     "the time. FILE appears under its name when it is complete.\n",
+     NULL, false, true, parse_dump, hv_text_done},
+    {"trace", "on|off|status|save FILE", "record every exit",
+     "`save` writes what is recorded in the Chrome trace event format: open FILE in https://ui.perfetto.dev "
+     "or\n"
+     "chrome://tracing. Each vCPU keeps its newest 65536 exits.\n",
+     trace_words, false, true, parse_trace, hv_text_trace},
+    {"inject", "nmi|irq LINE", "an NMI to all vCPUs, or a pulse on an interrupt line (0 to 23)", NULL,
+     inject_words, false, false, parse_inject, hv_text_done},
+    {"send", "[-n] TEXT", "type TEXT and Enter on the serial line",
+     "-n leaves Enter out. \\n \\r \\t \\e \\\\ and \\xNN (01 to 7f) in TEXT stand for the usual "
+     "characters.\n",
+     NULL, false, false, parse_send, hv_text_send},
+    {"quit", "", "end the VM (in interactive hvctl: leave hvctl, the VM goes on)", NULL, NULL, false, false,
+     parse_plain, hv_text_done},
+    {"help", "[COMMAND]", "this list, or more of one command", NULL, NULL, false, false, parse_help,
+     hv_text_done},
+    {0},
 };
 
 const struct hv_monitor_command *hv_monitor_find(const char *word)
@@ -336,7 +355,8 @@ char *hv_monitor_help(const char *command)
 	if (!out)
 		return NULL;
 	for (const struct hv_monitor_command *c = only ? only : hv_monitor_commands; c->name; c++) {
-		snprintf(line, sizeof(line), "%s%s%s", c->name, c->args[0] && c->args[0] != '/' ? " " : "", c->args);
+		snprintf(line, sizeof(line), "%s%s%s", c->name, c->args[0] && c->args[0] != '/' ? " " : "",
+			 c->args);
 		if (only) {
 			fprintf(out, "%s: %s\n%s", line, c->help, c->detail ? c->detail : "");
 			break;
@@ -349,11 +369,12 @@ char *hv_monitor_help(const char *command)
 	return fclose(out) ? (free(text), NULL) : text;
 }
 
-/* --- lines ----------------------------------------------------------------------------------------------------- */
+/* --- lines
+ * ----------------------------------------------------------------------------------------------------- */
 
 /*
- * Splits line in place. Words stand between blanks; quotes, single or double, keep blanks; a backslash before a
- * quote, a blank or a backslash takes its meaning away, and stays before anything else (it is send's).
+ * Splits line in place. Words stand between blanks; quotes, single or double, keep blanks; a backslash before
+ * a quote, a blank or a backslash takes its meaning away, and stays before anything else (it is send's).
  */
 static int split(char *line, char **argv, struct hv_error *err)
 {
@@ -425,7 +446,8 @@ char *hv_monitor_text(const struct hv_monitor_request *r, const json_t *result)
 	return r->text ? strdup(r->text) : r->command->text(r, result);
 }
 
-/* --- here ------------------------------------------------------------------------------------------------------ */
+/* --- here
+ * ------------------------------------------------------------------------------------------------------ */
 
 static int run_request(struct hv_qmp_session *s, const struct hv_monitor_request *r, json_t **result,
 		       struct hv_error *err)
@@ -436,8 +458,11 @@ static int run_request(struct hv_qmp_session *s, const struct hv_monitor_request
 	if (!r->file)
 		return hv_qmp_call(s, r->execute, r->arguments, result, err);
 	if (s->machine && hv_machine_config(s->machine)->sandbox)
-		return hv_fail(err, EPERM, "the VM is locked into its sandbox and cannot open '%.200s': use `hvctl %s %s` in "
-					   "a shell", r->file, hv_machine_config(s->machine)->name, r->command->name);
+		return hv_fail(
+		    err, EPERM,
+		    "the VM is locked into its sandbox and cannot open '%.200s': use `hvctl %s %s` in "
+		    "a shell",
+		    r->file, hv_machine_config(s->machine)->name, r->command->name);
 	rc = hv_file_begin(&f, r->file, 0600, err);
 	if (rc)
 		return rc;
@@ -451,7 +476,8 @@ static int run_request(struct hv_qmp_session *s, const struct hv_monitor_request
 	return rc ? rc : hv_file_commit(&f, err);
 }
 
-static int run_line(struct hv_qmp_session *s, const char *line, unsigned cpu, char **answer, struct hv_error *err)
+static int run_line(struct hv_qmp_session *s, const char *line, unsigned cpu, char **answer,
+		    struct hv_error *err)
 {
 	struct hv_monitor_request r;
 	json_t *result = NULL;
@@ -487,11 +513,19 @@ int hv_monitor_run(struct hv_machine *machine, const char *line, char **answer, 
 static const char *from_qemu(const char *line)
 {
 	static const char *const words[][2] = {
-		{"stop", "pause"},	 {"s", "pause"},	      {"cont", "resume"},
-		{"c", "resume"},	 {"system_reset", "reset"},   {"q", "quit"},
-		{"nmi", "inject nmi"},	 {"info status", "status"},   {"info registers", "info regs"},
-		{"info irq", "info irqs"}, {"info pic", "info irqs"}, {"info lapic", "info irqs"},
-		{"info mtree", "info devices"},
+	    {"stop", "pause"},
+	    {"s", "pause"},
+	    {"cont", "resume"},
+	    {"c", "resume"},
+	    {"system_reset", "reset"},
+	    {"q", "quit"},
+	    {"nmi", "inject nmi"},
+	    {"info status", "status"},
+	    {"info registers", "info regs"},
+	    {"info irq", "info irqs"},
+	    {"info pic", "info irqs"},
+	    {"info lapic", "info irqs"},
+	    {"info mtree", "info devices"},
 	};
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(words); i++) {

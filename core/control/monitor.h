@@ -1,7 +1,8 @@
 /*
- * The commands that a person types ("info regs", "x/4i $rip", "inject nmi"): one table for hvctl, for the console of
- * Ctrl-A c and for QMP's human-monitor-command. Each command is two translations: words into a command of QMP, and
- * QMP's answer into text. So hvctl does both on its side of the socket, and the console does both in the VM.
+ * The commands that a person types ("info regs", "x/4i $rip", "inject nmi"): one table for hvctl, for the
+ * console of Ctrl-A c and for QMP's human-monitor-command. Each command is two translations: words into a
+ * command of QMP, and QMP's answer into text. So hvctl does both on its side of the socket, and the console
+ * does both in the VM.
  */
 #ifndef HV_CONTROL_MONITOR_H
 #define HV_CONTROL_MONITOR_H
@@ -21,10 +22,11 @@ struct hv_qmp_session;
 
 struct hv_monitor_command {
 	const char *name;
-	const char *args;          /* "regs|sregs|... [CPU]", "" for none */
-	const char *help;          /* one line */
-	const char *detail;        /* more lines for `help NAME`; may be NULL */
-	const char *const *words;  /* what the first argument may be, for completion; ended by NULL; may be NULL */
+	const char *args;   /* "regs|sregs|... [CPU]", "" for none */
+	const char *help;   /* one line */
+	const char *detail; /* more lines for `help NAME`; may be NULL */
+	const char *const
+	    *words; /* what the first argument may be, for completion; ended by NULL; may be NULL */
 	bool takes_cpu, takes_file;
 	/* argv[0] is the command's own word. */
 	int (*parse)(int argc, char **argv, struct hv_monitor_request *r, struct hv_error *err);
@@ -45,8 +47,8 @@ HV_API_BEGIN
 extern const struct hv_monitor_command hv_monitor_commands[];
 const struct hv_monitor_command *hv_monitor_find(const char *word);
 
-/* A line, or words that a shell has split already, into a request; ended by hv_monitor_free, also after a failure.
- * Failures are the user's: -EINVAL with usage status. An empty line gives an empty text. */
+/* A line, or words that a shell has split already, into a request; ended by hv_monitor_free, also after a
+ * failure. Failures are the user's: -EINVAL with usage status. An empty line gives an empty text. */
 int hv_monitor_parse(const char *line, struct hv_monitor_request *r, struct hv_error *err);
 int hv_monitor_parse_words(int argc, char **argv, struct hv_monitor_request *r, struct hv_error *err);
 void hv_monitor_free(struct hv_monitor_request *r);
@@ -56,12 +58,13 @@ char *hv_monitor_text(const struct hv_monitor_request *r, const json_t *result);
 char *hv_monitor_help(const char *command);
 
 /*
- * A line run on machine itself (the console of Ctrl-A c): the answer, one malloc'd text, is for a person. A command
- * that writes a file does so unless the VM is locked into its sandbox.
+ * A line run on machine itself (the console of Ctrl-A c): the answer, one malloc'd text, is for a person. A
+ * command that writes a file does so unless the VM is locked into its sandbox.
  */
 int hv_monitor_run(struct hv_machine *machine, const char *line, char **answer, struct hv_error *err);
-/* human-monitor-command: the same in a client's session, with QEMU's words where they differ ("stop" pauses, "cont",
- * "system_reset", "info registers"), and sentences about failures as part of the text. -ENOMEM or 0. */
+/* human-monitor-command: the same in a client's session, with QEMU's words where they differ ("stop" pauses,
+ * "cont", "system_reset", "info registers"), and sentences about failures as part of the text. -ENOMEM or 0.
+ */
 int hv_monitor_run_qemu(struct hv_qmp_session *s, const char *line, unsigned cpu, char **answer);
 HV_API_END
 

@@ -1,6 +1,6 @@
 /*
- * What a person reads: the answers of QMP as lines of text. The JSON may have come over a socket, so nothing is
- * taken for granted: what is missing or of another type shows as a dash or a zero. It calls base only.
+ * What a person reads: the answers of QMP as lines of text. The JSON may have come over a socket, so nothing
+ * is taken for granted: what is missing or of another type shows as a dash or a zero. It calls base only.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,12 +38,8 @@ static char *finish(FILE *out, char **text)
 char *hv_text_done(const struct hv_monitor_request *r, const json_t *result)
 {
 	static const char *const words[][2] = {
-		{"pause", "paused"},
-		{"resume", "running"},
-		{"stop", "the VM ends"},
-		{"quit", "the VM ends"},
-		{"reset", "reset"},
-		{"inject", "injected"},
+	    {"pause", "paused"},     {"resume", "running"}, {"stop", "the VM ends"},
+	    {"quit", "the VM ends"}, {"reset", "reset"},    {"inject", "injected"},
 	};
 	char *text = NULL;
 
@@ -70,9 +66,10 @@ char *hv_text_status(const struct hv_monitor_request *r, const json_t *s)
 		     "  serial    %s\n"
 		     "  tracing   %s\n"
 		     "  sandbox   %s\n",
-		     str(s, "name"), str(s, "status"), num(s, "pid"), (double)num(s, "uptime-ns") / 1e9, num(s, "cpus"),
-		     memory, str(s, "image"), str(s, "boot"), str(s, "irqchip"), str(s, "serial"),
-		     yes(s, "tracing") ? "on" : "off", yes(s, "sandbox") ? "on" : "off") < 0)
+		     str(s, "name"), str(s, "status"), num(s, "pid"), (double)num(s, "uptime-ns") / 1e9,
+		     num(s, "cpus"), memory, str(s, "image"), str(s, "boot"), str(s, "irqchip"),
+		     str(s, "serial"), yes(s, "tracing") ? "on" : "off",
+		     yes(s, "sandbox") ? "on" : "off") < 0)
 		return NULL;
 	return text;
 }
@@ -101,7 +98,8 @@ char *hv_text_translate(const struct hv_monitor_request *r, const json_t *result
 	return hv_inspect_translate_text(result);
 }
 
-/* --- info ------------------------------------------------------------------------------------------------------ */
+/* --- info
+ * ------------------------------------------------------------------------------------------------------ */
 
 static void print_devices(FILE *out, const json_t *list)
 {
@@ -109,13 +107,15 @@ static void print_devices(FILE *out, const json_t *list)
 	size_t i;
 
 	fprintf(out, "%-4s  %-21s  %-10s  %s\n", "BUS", "ADDRESS", "DEVICE", "STATE");
-	json_array_foreach(list, i, d) {
+	json_array_foreach(list, i, d)
+	{
 		unsigned long long base = strtoull(str(d, "base"), NULL, 16);
 		unsigned long long last = base + (unsigned long long)num(d, "length") - 1;
 		char range[48];
 
 		snprintf(range, sizeof(range), "0x%04llx-0x%04llx", base, last);
-		fprintf(out, "%-4s  %-21s  %-10s  %s\n", str(d, "bus"), range, str(d, "device"), str(d, "state"));
+		fprintf(out, "%-4s  %-21s  %-10s  %s\n", str(d, "bus"), range, str(d, "device"),
+			str(d, "state"));
 	}
 }
 
@@ -125,8 +125,7 @@ static void print_vectors(FILE *out, const char *label, const json_t *list)
 	size_t i;
 
 	fprintf(out, ", %s", label);
-	json_array_foreach(list, i, v)
-		fprintf(out, " 0x%02llx", (unsigned long long)json_integer_value(v));
+	json_array_foreach(list, i, v) fprintf(out, " 0x%02llx", (unsigned long long)json_integer_value(v));
 	if (!json_array_size(list))
 		fprintf(out, " none");
 }
@@ -140,8 +139,8 @@ static void print_lapic(FILE *out, const json_t *l)
 	print_vectors(out, "requested", json_object_get(l, "requested"));
 	print_vectors(out, "in service", json_object_get(l, "in-service"));
 	fprintf(out, "\n  timer: %s, vector 0x%02llx, %s, count %lld of %lld\n", str(timer, "mode"),
-		(unsigned long long)num(timer, "vector"), yes(timer, "masked") ? "masked" : "open", num(timer, "current"),
-		num(timer, "initial"));
+		(unsigned long long)num(timer, "vector"), yes(timer, "masked") ? "masked" : "open",
+		num(timer, "current"), num(timer, "initial"));
 }
 
 static void print_irqs(FILE *out, const json_t *irqs)
@@ -150,20 +149,19 @@ static void print_irqs(FILE *out, const json_t *irqs)
 	size_t i;
 
 	fprintf(out, "interrupt controllers: %s\n", str(irqs, "irqchip"));
-	json_array_foreach(json_object_get(irqs, "pic"), i, e)
-		fprintf(out, "PIC %-6s  base 0x%02llx, requested %s, in service %s, masked %s\n", str(e, "name"),
-			(unsigned long long)num(e, "base"), str(e, "requested"), str(e, "in-service"), str(e, "masked"));
+	json_array_foreach(json_object_get(irqs, "pic"), i, e) fprintf(
+	    out, "PIC %-6s  base 0x%02llx, requested %s, in service %s, masked %s\n", str(e, "name"),
+	    (unsigned long long)num(e, "base"), str(e, "requested"), str(e, "in-service"), str(e, "masked"));
 	if (json_object_get(irqs, "ioapic-state"))
 		fprintf(out, "IOAPIC: %s\n", str(irqs, "ioapic-state"));
 	if (ioapic && !json_array_size(ioapic))
 		fprintf(out, "IOAPIC: all pins masked\n");
 	json_array_foreach(ioapic, i, e)
-		fprintf(out, "IOAPIC pin %-2lld  vector 0x%02llx, %s, %s%s%s, to 0x%02llx\n", num(e, "pin"),
-			(unsigned long long)num(e, "vector"), str(e, "mode"), str(e, "trigger"),
-			yes(e, "masked") ? ", masked" : "", yes(e, "pending") ? ", pending" : "",
-			(unsigned long long)num(e, "destination"));
-	json_array_foreach(json_object_get(irqs, "lapic"), i, e)
-		print_lapic(out, e);
+	    fprintf(out, "IOAPIC pin %-2lld  vector 0x%02llx, %s, %s%s%s, to 0x%02llx\n", num(e, "pin"),
+		    (unsigned long long)num(e, "vector"), str(e, "mode"), str(e, "trigger"),
+		    yes(e, "masked") ? ", masked" : "", yes(e, "pending") ? ", pending" : "",
+		    (unsigned long long)num(e, "destination"));
+	json_array_foreach(json_object_get(irqs, "lapic"), i, e) print_lapic(out, e);
 }
 
 static void print_exits(FILE *out, const json_t *cpus)
@@ -171,10 +169,12 @@ static void print_exits(FILE *out, const json_t *cpus)
 	const json_t *c, *e;
 	size_t i, k;
 
-	json_array_foreach(cpus, i, c) {
+	json_array_foreach(cpus, i, c)
+	{
 		fprintf(out, "vCPU %lld: %lld exits, %lld signals\n", num(c, "cpu-index"), num(c, "total"),
 			num(c, "signals"));
-		json_array_foreach(json_object_get(c, "exits"), k, e) {
+		json_array_foreach(json_object_get(c, "exits"), k, e)
+		{
 			fprintf(out, "  %-16s %12lld", str(e, "reason"), num(e, "count"));
 			if (num(e, "timed") > 0)
 				fprintf(out, "  %9.2f us each outside the guest",
@@ -184,7 +184,7 @@ static void print_exits(FILE *out, const json_t *cpus)
 		if (json_array_size(json_object_get(c, "last")))
 			fprintf(out, "  the last of them:\n");
 		json_array_foreach(json_object_get(c, "last"), k, e)
-			fprintf(out, "    %s\n", json_is_string(e) ? json_string_value(e) : "-");
+		    fprintf(out, "    %s\n", json_is_string(e) ? json_string_value(e) : "-");
 	}
 }
 
@@ -193,12 +193,11 @@ static void print_cpus(FILE *out, const json_t *cpus)
 	const json_t *c;
 	size_t i;
 
-	fprintf(out, "%-4s  %-8s  %-14s  %-16s  %-3s  %-18s  %s\n", "CPU", "THREAD", "STATE", "MODE", "CPL", "RIP",
-		"EXITS");
-	json_array_foreach(cpus, i, c)
-		fprintf(out, "%-4lld  %-8lld  %-14s  %-16s  %-3lld  %-18s  %lld\n", num(c, "cpu-index"),
-			num(c, "thread-id"), str(c, "state"), str(c, "mode"), num(c, "cpl"), str(c, "rip"),
-			num(c, "exits"));
+	fprintf(out, "%-4s  %-8s  %-14s  %-16s  %-3s  %-18s  %s\n", "CPU", "THREAD", "STATE", "MODE", "CPL",
+		"RIP", "EXITS");
+	json_array_foreach(cpus, i, c) fprintf(out, "%-4lld  %-8lld  %-14s  %-16s  %-3lld  %-18s  %lld\n",
+					       num(c, "cpu-index"), num(c, "thread-id"), str(c, "state"),
+					       str(c, "mode"), num(c, "cpl"), str(c, "rip"), num(c, "exits"));
 }
 
 char *hv_text_info(const struct hv_monitor_request *r, const json_t *result)

@@ -1,6 +1,6 @@
 /*
- * A QMP client: see qmp.h. It believes nothing of what the other end says: lines are bounded, JSON is checked, and
- * every wait has a limit.
+ * A QMP client: see qmp.h. It believes nothing of what the other end says: lines are bounded, JSON is
+ * checked, and every wait has a limit.
  */
 #include <poll.h>
 #include <stdio.h>
@@ -64,7 +64,9 @@ static int receive(struct hv_qmp_client *c, int64_t until, struct hv_error *err)
 		ssize_t n = recv(c->fd, buf, sizeof(buf), MSG_DONTWAIT);
 
 		if (n > 0)
-			return hv_qmp_scan_feed(&c->scan, buf, (size_t)n) ? hv_fail(err, ENOMEM, "not enough memory") : 0;
+			return hv_qmp_scan_feed(&c->scan, buf, (size_t)n)
+				   ? hv_fail(err, ENOMEM, "not enough memory")
+				   : 0;
 		if (n == 0 || (errno != EAGAIN && errno != EINTR))
 			return lost(c, err);
 		if (until >= 0 && remaining(until) == 0)
@@ -137,7 +139,8 @@ static int send_line(struct hv_qmp_client *c, const char *line, size_t length, i
 	return 0;
 }
 
-/* Reads until the answer with our id; events on the way are kept, answers to older requests that we gave up on go. */
+/* Reads until the answer with our id; events on the way are kept, answers to older requests that we gave up
+ * on go. */
 static int await_answer(struct hv_qmp_client *c, int64_t until, json_t **result, struct hv_error *err)
 {
 	for (;;) {
@@ -251,7 +254,8 @@ static int find_path(const char *name_or_path, char *path, size_t size, struct h
 
 	if (strchr(name_or_path, '/')) {
 		n = snprintf(path, size, "%s", name_or_path);
-		return (size_t)n < size ? 0 : hv_fail(err, ENAMETOOLONG, "the path of the socket is too long");
+		return (size_t)n < size ? 0
+					: hv_fail(err, ENAMETOOLONG, "the path of the socket is too long");
 	}
 	rc = hv_name_check(name_or_path, err);
 	if (rc)
@@ -275,7 +279,8 @@ static int greet(struct hv_qmp_client *c, struct hv_error *err)
 	if (error) {
 		const char *desc = json_string_value(json_object_get(error, "desc"));
 
-		rc = hv_fail(err, ECONNREFUSED, "%s turns us away: %s", c->who, desc ? desc : "no reason given");
+		rc = hv_fail(err, ECONNREFUSED, "%s turns us away: %s", c->who,
+			     desc ? desc : "no reason given");
 	} else if (!json_object_get(greeting, "QMP")) {
 		rc = hv_fail(err, EPROTO, "%s: what listens there does not speak QMP", c->who);
 	}
@@ -300,7 +305,8 @@ int hv_qmp_connect(struct hv_qmp_client **out, const char *name_or_path, int tim
 		return rc;
 	rc = hv_registry_connect(path, timeout_ms, err);
 	if (rc == -ENOENT || rc == -ECONNREFUSED)
-		return hv_fail(err, ENOENT, "no VM '%s' is running; `hvctl list` shows those that are", name_or_path);
+		return hv_fail(err, ENOENT, "no VM '%s' is running; `hvctl list` shows those that are",
+			       name_or_path);
 	if (rc < 0)
 		return rc;
 	c = calloc(1, sizeof(*c));
@@ -308,11 +314,13 @@ int hv_qmp_connect(struct hv_qmp_client **out, const char *name_or_path, int tim
 		close(rc);
 		return hv_fail(err, ENOMEM, "not enough memory");
 	}
-	*c = (struct hv_qmp_client){.fd = rc, .timeout_ms = timeout_ms, .alive = true, .events = json_array()};
+	*c =
+	    (struct hv_qmp_client){.fd = rc, .timeout_ms = timeout_ms, .alive = true, .events = json_array()};
 	hv_qmp_scan_init(&c->scan, ANSWER_MAX);
 	if (getsockopt(c->fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0)
 		c->pid = peer.pid;
-	rc = asprintf(&c->who, "VM '%s'", name_or_path) < 0 ? hv_fail(err, ENOMEM, "not enough memory") : greet(c, err);
+	rc = asprintf(&c->who, "VM '%s'", name_or_path) < 0 ? hv_fail(err, ENOMEM, "not enough memory")
+							    : greet(c, err);
 	if (rc) {
 		hv_qmp_close(c);
 		return rc;

@@ -1,6 +1,6 @@
 /*
- * QMP's commands that QEMU has too, with QEMU's names, arguments and answers (qemu-qmp-ref(7)). What hvkit adds is in
- * qmp_own.c. They call machine and the other files of control.
+ * QMP's commands that QEMU has too, with QEMU's names, arguments and answers (qemu-qmp-ref(7)). What hvkit
+ * adds is in qmp_own.c. They call machine and the other files of control.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -15,10 +15,13 @@ static int capabilities(struct hv_qmp_session *s, const json_t *args, json_t **r
 	const json_t *enable = json_object_get(args, "enable"), *v;
 	size_t i;
 
-	json_array_foreach(enable, i, v) {
+	json_array_foreach(enable, i, v)
+	{
 		if (!json_is_string(v))
-			return hv_fail(err, EINVAL, "Invalid parameter type for 'enable[%zu]', expected: string", i);
-		return hv_fail(err, EINVAL, "Capability '%.40s' is not offered by the greeting", json_string_value(v));
+			return hv_fail(err, EINVAL,
+				       "Invalid parameter type for 'enable[%zu]', expected: string", i);
+		return hv_fail(err, EINVAL, "Capability '%.40s' is not offered by the greeting",
+			       json_string_value(v));
 	}
 	s->negotiated = true;
 	return 0;
@@ -47,25 +50,28 @@ static int query_kvm(struct hv_qmp_session *s, const json_t *args, json_t **resu
 	return 0;
 }
 
-static int query_cpus_fast(struct hv_qmp_session *s, const json_t *args, json_t **result, struct hv_error *err)
+static int query_cpus_fast(struct hv_qmp_session *s, const json_t *args, json_t **result,
+			   struct hv_error *err)
 {
 	char path[48];
 
 	*result = json_array();
 	for (unsigned i = 0; i < hv_machine_cpus(s->machine); i++) {
 		snprintf(path, sizeof(path), "/machine/cpu[%u]", i);
-		json_array_append_new(*result, json_pack("{s:i, s:s, s:i, s:{s:i, s:i, s:i}, s:s}", "cpu-index", (int)i,
-							 "qom-path", path, "thread-id", hv_machine_thread_id(s->machine, i),
-							 "props", "socket-id", (int)i, "core-id", 0, "thread-id", 0,
-							 "target", "x86_64"));
+		json_array_append_new(*result,
+				      json_pack("{s:i, s:s, s:i, s:{s:i, s:i, s:i}, s:s}", "cpu-index",
+						(int)i, "qom-path", path, "thread-id",
+						hv_machine_thread_id(s->machine, i), "props", "socket-id",
+						(int)i, "core-id", 0, "thread-id", 0, "target", "x86_64"));
 	}
 	return 0;
 }
 
 static int query_memory(struct hv_qmp_session *s, const json_t *args, json_t **result, struct hv_error *err)
 {
-	*result = json_pack("{s:I, s:I}", "base-memory",
-			    (json_int_t)hv_memory_size(hv_machine_memory(s->machine)), "plugged-memory", (json_int_t)0);
+	*result =
+	    json_pack("{s:I, s:I}", "base-memory", (json_int_t)hv_memory_size(hv_machine_memory(s->machine)),
+		      "plugged-memory", (json_int_t)0);
 	return 0;
 }
 
@@ -157,9 +163,11 @@ static int dump_memory(struct hv_qmp_session *s, const json_t *args, json_t **re
 	int rc;
 
 	if (json_object_get(args, "begin") || json_object_get(args, "length"))
-		return hv_fail(err, ENOTSUP, "'begin' and 'length' are not supported: the whole memory is dumped");
+		return hv_fail(err, ENOTSUP,
+			       "'begin' and 'length' are not supported: the whole memory is dumped");
 	if (json_is_true(json_object_get(args, "detach")))
-		return hv_fail(err, ENOTSUP, "'detach' is not supported: other connections are served during a dump");
+		return hv_fail(err, ENOTSUP,
+			       "'detach' is not supported: other connections are served during a dump");
 	if (format && strcmp(format, "elf") != 0)
 		return hv_fail(err, EINVAL, "Parameter 'format' does not accept value '%.40s'", format);
 	rc = hv_qmp_open_protocol(s, protocol, &f, err);
@@ -193,34 +201,31 @@ static int human_monitor(struct hv_qmp_session *s, const json_t *args, json_t **
 }
 
 const struct hv_qmp_command hv_qmp_commands_qemu[] = {
-	{"qmp_capabilities", capabilities, true, {{"enable", 'l', true}}},
-	{"query-status", query_status, false, {{0}}},
-	{"query-version", query_version, true, {{0}}},
-	{"query-name", query_name, false, {{0}}},
-	{"query-kvm", query_kvm, true, {{0}}},
-	{"query-cpus-fast", query_cpus_fast, false, {{0}}},
-	{"query-memory-size-summary", query_memory, false, {{0}}},
-	{"query-commands", query_commands, true, {{0}}},
-	{"stop", stop, false, {{0}}},
-	{"cont", cont, false, {{0}}},
-	{"quit", quit, false, {{0}}},
-	{"system_reset", system_reset, false, {{0}}},
-	{"inject-nmi", inject_nmi, false, {{0}}},
-	{"getfd", getfd, true, {{"fdname", 's', false}}},
-	{"closefd", closefd, true, {{"fdname", 's', false}}},
-	{"dump-guest-memory",
-	 dump_memory,
-	 false,
-	 {{"paging", 'b', false},
-	  {"protocol", 's', false},
-	  {"detach", 'b', true},
-	  {"begin", 'i', true},
-	  {"length", 'i', true},
-	  {"format", 's', true}}},
-	{"query-dump-guest-memory-capability", query_dump, true, {{0}}},
-	{"human-monitor-command",
-	 human_monitor,
-	 false,
-	 {{"command-line", 's', false}, {"cpu-index", 'i', true}}},
-	{0},
+    {"qmp_capabilities", capabilities, true, {{"enable", 'l', true}}},
+    {"query-status", query_status, false, {{0}}},
+    {"query-version", query_version, true, {{0}}},
+    {"query-name", query_name, false, {{0}}},
+    {"query-kvm", query_kvm, true, {{0}}},
+    {"query-cpus-fast", query_cpus_fast, false, {{0}}},
+    {"query-memory-size-summary", query_memory, false, {{0}}},
+    {"query-commands", query_commands, true, {{0}}},
+    {"stop", stop, false, {{0}}},
+    {"cont", cont, false, {{0}}},
+    {"quit", quit, false, {{0}}},
+    {"system_reset", system_reset, false, {{0}}},
+    {"inject-nmi", inject_nmi, false, {{0}}},
+    {"getfd", getfd, true, {{"fdname", 's', false}}},
+    {"closefd", closefd, true, {{"fdname", 's', false}}},
+    {"dump-guest-memory",
+     dump_memory,
+     false,
+     {{"paging", 'b', false},
+      {"protocol", 's', false},
+      {"detach", 'b', true},
+      {"begin", 'i', true},
+      {"length", 'i', true},
+      {"format", 's', true}}},
+    {"query-dump-guest-memory-capability", query_dump, true, {{0}}},
+    {"human-monitor-command", human_monitor, false, {{"command-line", 's', false}, {"cpu-index", 'i', true}}},
+    {0},
 };

@@ -48,7 +48,8 @@ int hv_qmp_session_name(struct hv_qmp_session *s, const char *name, int fd, stru
 	}
 	if (i == HV_QMP_FDS_MAX) {
 		close(fd);
-		return hv_fail(err, ENOSPC, "this connection holds %u descriptors already; use closefd", HV_QMP_FDS_MAX);
+		return hv_fail(err, ENOSPC, "this connection holds %u descriptors already; use closefd",
+			       HV_QMP_FDS_MAX);
 	}
 	s->fds[i].name = strdup(name);
 	if (!s->fds[i].name) {
@@ -75,15 +76,18 @@ static int take_named(struct hv_qmp_session *s, const char *name)
 	return -1;
 }
 
-int hv_qmp_open_protocol(struct hv_qmp_session *s, const char *protocol, struct hv_file *f, struct hv_error *err)
+int hv_qmp_open_protocol(struct hv_qmp_session *s, const char *protocol, struct hv_file *f,
+			 struct hv_error *err)
 {
 	struct stat st;
 
 	f->fd = f->dir = -1;
 	if (strncmp(protocol, "file:", 5) == 0) {
 		if (s->machine && hv_machine_config(s->machine)->sandbox)
-			return hv_fail(err, EPERM, "the VM is locked into its sandbox and opens no files: pass a descriptor "
-						   "by getfd and use protocol fd:NAME, as `hvctl NAME dump FILE` does");
+			return hv_fail(
+			    err, EPERM,
+			    "the VM is locked into its sandbox and opens no files: pass a descriptor "
+			    "by getfd and use protocol fd:NAME, as `hvctl NAME dump FILE` does");
 		return hv_file_begin(f, protocol + 5, 0600, err);
 	}
 	if (strncmp(protocol, "fd:", 3) != 0)
@@ -94,7 +98,8 @@ int hv_qmp_open_protocol(struct hv_qmp_session *s, const char *protocol, struct 
 	if (fstat(f->fd, &st) == 0 && S_ISREG(st.st_mode) && lseek(f->fd, 0, SEEK_SET) == 0)
 		return 0;
 	close(f->fd);
-	return hv_fail(err, EINVAL, "%.100s: not a regular file; write to a file and read it from there", protocol);
+	return hv_fail(err, EINVAL, "%.100s: not a regular file; write to a file and read it from there",
+		       protocol);
 }
 
 int hv_qmp_close_protocol(struct hv_file *f, int rc, struct hv_error *err)
@@ -158,7 +163,8 @@ int hv_qmp_cpu(const struct hv_qmp_session *s, const json_t *args, unsigned *cpu
 	return 0;
 }
 
-/* --- arguments ----------------------------------------------------------------------------------------------- */
+/* --- arguments
+ * ----------------------------------------------------------------------------------------------- */
 
 static bool type_fits(const json_t *v, char type, const char **expected)
 {
@@ -193,12 +199,14 @@ static int check_args(const struct hv_qmp_command *c, const json_t *args, struct
 		if (!v && !a->optional)
 			return hv_fail(err, EINVAL, "Parameter '%s' is missing", a->name);
 		if (v && !type_fits(v, a->type, &expected))
-			return hv_fail(err, EINVAL, "Invalid parameter type for '%s', expected: %s", a->name, expected);
+			return hv_fail(err, EINVAL, "Invalid parameter type for '%s', expected: %s", a->name,
+				       expected);
 		known += v != NULL;
 	}
 	if (known == json_object_size(args))
 		return 0;
-	for (it = json_object_iter((json_t *)(uintptr_t)args); it; it = json_object_iter_next((json_t *)(uintptr_t)args, it)) {
+	for (it = json_object_iter((json_t *)(uintptr_t)args); it;
+	     it = json_object_iter_next((json_t *)(uintptr_t)args, it)) {
 		bool found = false;
 
 		key = json_object_iter_key(it);
@@ -247,7 +255,8 @@ static int run(struct hv_qmp_session *s, const struct hv_qmp_command *c, const j
 	return !rc && !*result ? hv_fail(err, ENOMEM, "not enough memory for the answer") : rc;
 }
 
-int hv_qmp_call(struct hv_qmp_session *s, const char *name, const json_t *args, json_t **result, struct hv_error *err)
+int hv_qmp_call(struct hv_qmp_session *s, const char *name, const json_t *args, json_t **result,
+		struct hv_error *err)
 {
 	const struct hv_qmp_command *c = find(name);
 	struct hv_error own;
@@ -258,12 +267,14 @@ int hv_qmp_call(struct hv_qmp_session *s, const char *name, const json_t *args, 
 	return run(s, c, args, result, err ? err : &own);
 }
 
-/* --- the envelope -------------------------------------------------------------------------------------------- */
+/* --- the envelope
+ * -------------------------------------------------------------------------------------------- */
 
 /* What is wrong with the request's form, into text; false when nothing is. */
 static bool malformed(const json_t *request, char *text, size_t size)
 {
-	const json_t *execute = json_object_get(request, "execute"), *args = json_object_get(request, "arguments");
+	const json_t *execute = json_object_get(request, "execute"),
+		     *args = json_object_get(request, "arguments");
 	const char *key;
 	void *it;
 
@@ -277,7 +288,9 @@ static bool malformed(const json_t *request, char *text, size_t size)
 		if (strcmp(key, "execute") == 0 || strcmp(key, "arguments") == 0 || strcmp(key, "id") == 0)
 			continue;
 		if (strcmp(key, "exec-oob") == 0)
-			snprintf(text, size, "QMP input member 'exec-oob' needs the capability 'oob', which is not offered");
+			snprintf(
+			    text, size,
+			    "QMP input member 'exec-oob' needs the capability 'oob', which is not offered");
 		else
 			snprintf(text, size, "QMP input member '%.100s' is unexpected", key);
 		return true;
@@ -317,7 +330,8 @@ static json_t *execute(struct hv_qmp_session *s, const json_t *request)
 	return json_pack("{s:o}", "return", result);
 }
 
-/* A sentence cut in the middle of a UTF-8 sequence would make json_pack fail; then the class alone must do. */
+/* A sentence cut in the middle of a UTF-8 sequence would make json_pack fail; then the class alone must do.
+ */
 static json_t *or_plain(json_t *response)
 {
 	return response ? response : hv_qmp_error("GenericError", "the answer cannot be put into words here");
@@ -335,7 +349,7 @@ json_t *hv_qmp_respond(struct hv_qmp_session *s, const char *text, size_t length
 		return or_plain(hv_qmp_error("GenericError", wrong));
 	}
 	response = or_plain(malformed(request, wrong, sizeof(wrong)) ? hv_qmp_error("GenericError", wrong)
-								      : execute(s, request));
+								     : execute(s, request));
 	id = json_object_get(request, "id");
 	if (id && response)
 		json_object_set(response, "id", id);

@@ -1,6 +1,7 @@
 /*
- * From a request to a response: the commands of QMP, their arguments, and what a client's session holds. No sockets
- * here, so that the console of Ctrl-A c, the tests and the fuzzer run the same commands as a client does.
+ * From a request to a response: the commands of QMP, their arguments, and what a client's session holds. No
+ * sockets here, so that the console of Ctrl-A c, the tests and the fuzzer run the same commands as a client
+ * does.
  */
 #ifndef HV_CONTROL_QMP_DISPATCH_H
 #define HV_CONTROL_QMP_DISPATCH_H
@@ -20,7 +21,8 @@
 struct hv_qmp_session {
 	struct hv_machine *machine; /* borrowed; NULL: commands that need one fail */
 	bool negotiated;            /* qmp_capabilities has been */
-	_Atomic bool *resetting;    /* set while this process resets the machine, so that RESET tells who; may be NULL */
+	_Atomic bool
+	    *resetting; /* set while this process resets the machine, so that RESET tells who; may be NULL */
 	unsigned pending_count, fd_count;
 	int pending[HV_QMP_PENDING_MAX]; /* received by SCM_RIGHTS, oldest first */
 	struct {
@@ -63,9 +65,10 @@ int hv_qmp_session_name(struct hv_qmp_session *s, const char *name, int fd, stru
 /* One document from a client into one response, a new reference; NULL only without memory. */
 json_t *hv_qmp_respond(struct hv_qmp_session *s, const char *text, size_t length);
 
-/* One command by name, arguments checked (args may be NULL). *result: a new reference, an object when there is
- * nothing else to say. */
-int hv_qmp_call(struct hv_qmp_session *s, const char *name, const json_t *args, json_t **result, struct hv_error *err);
+/* One command by name, arguments checked (args may be NULL). *result: a new reference, an object when there
+ * is nothing else to say. */
+int hv_qmp_call(struct hv_qmp_session *s, const char *name, const json_t *args, json_t **result,
+		struct hv_error *err);
 
 /* {"error": {"class": ..., "desc": ...}} */
 json_t *hv_qmp_error(const char *class_name, const char *desc);
@@ -74,14 +77,17 @@ json_t *hv_qmp_greeting(void);
 void hv_qmp_prepare(void);
 HV_API_END
 
-/* For the tables: a checked integer argument or its default, the cpu-index, the descriptor behind protocol. */
+/* For the tables: a checked integer argument or its default, the cpu-index, the descriptor behind protocol.
+ */
 json_int_t hv_qmp_int(const json_t *args, const char *name, json_int_t otherwise);
 int hv_qmp_cpu(const struct hv_qmp_session *s, const json_t *args, unsigned *cpu, struct hv_error *err);
 /*
- * The file behind "fd:NAME" or "file:PATH", and its end: rc tells whether what stands in it is whole (a PATH gets its
- * name only then). A descriptor must be a regular file: a pipe that nobody reads would hold the machine for ever.
+ * The file behind "fd:NAME" or "file:PATH", and its end: rc tells whether what stands in it is whole (a PATH
+ * gets its name only then). A descriptor must be a regular file: a pipe that nobody reads would hold the
+ * machine for ever.
  */
-int hv_qmp_open_protocol(struct hv_qmp_session *s, const char *protocol, struct hv_file *f, struct hv_error *err);
+int hv_qmp_open_protocol(struct hv_qmp_session *s, const char *protocol, struct hv_file *f,
+			 struct hv_error *err);
 int hv_qmp_close_protocol(struct hv_file *f, int rc, struct hv_error *err);
 /* What `info` knows, by word; see qmp_info.c. */
 int hv_qmp_info(struct hv_machine *m, const char *what, unsigned cpu, json_t **result, struct hv_error *err);

@@ -1,7 +1,8 @@
 /*
- * What `info` knows of a machine, in JSON: its state, devices, interrupt controllers, exits and vCPUs. Registers and
- * memory are control/inspect's. Interrupt controllers are read with KVM_GET_IRQCHIP and KVM_GET_LAPIC (KVM API 4.26,
- * 4.57) and laid out as in the 8259A and 82093AA data sheets and SDM vol. 3A, 11.4.
+ * What `info` knows of a machine, in JSON: its state, devices, interrupt controllers, exits and vCPUs.
+ * Registers and memory are control/inspect's. Interrupt controllers are read with KVM_GET_IRQCHIP and
+ * KVM_GET_LAPIC (KVM API 4.26, 4.57) and laid out as in the 8259A and 82093AA data sheets and SDM vol.
+ * 3A, 11.4.
  */
 #include <string.h>
 #include <sys/ioctl.h>
@@ -49,7 +50,8 @@ static int status(struct hv_machine *m, unsigned cpu, json_t **result, struct hv
 	json_object_set_new(*result, "name", json_string(c->name));
 	json_object_set_new(*result, "pid", json_integer(getpid()));
 	json_object_set_new(*result, "cpus", json_integer(hv_machine_cpus(m)));
-	json_object_set_new(*result, "memory", json_integer((json_int_t)hv_memory_size(hv_machine_memory(m))));
+	json_object_set_new(*result, "memory",
+			    json_integer((json_int_t)hv_memory_size(hv_machine_memory(m))));
 	json_object_set_new(*result, "image", json_string(c->image));
 	json_object_set_new(*result, "boot", json_string(hv_boot_kind_name(entry ? entry->kind : c->boot)));
 	json_object_set_new(*result, "irqchip", json_string(irqchip_name(hv_machine_irqchip(m))));
@@ -72,8 +74,8 @@ static void add_bus(json_t *list, const struct hv_bus *bus)
 			pthread_mutex_unlock(&r->dev->lock);
 		}
 		json_array_append_new(list, json_pack("{s:s, s:o, s:I, s:s, s:s}", "bus", bus->name, "base",
-						      hv_json_hex(r->base), "length", (json_int_t)r->length, "device",
-						      r->dev->ops->name, "state", text));
+						      hv_json_hex(r->base), "length", (json_int_t)r->length,
+						      "device", r->dev->ops->name, "state", text));
 	}
 }
 
@@ -85,9 +87,11 @@ static int devices(struct hv_machine *m, unsigned cpu, json_t **result, struct h
 	return 0;
 }
 
-/* --- interrupt controllers ------------------------------------------------------------------------------------- */
+/* --- interrupt controllers
+ * ------------------------------------------------------------------------------------- */
 
-static const char *const delivery_modes[] = {"fixed", "lowest", "smi", "reserved", "nmi", "init", "reserved", "extint"};
+static const char *const delivery_modes[] = {"fixed", "lowest", "smi",      "reserved",
+					     "nmi",   "init",   "reserved", "extint"};
 
 static json_t *ioapic_pins(const struct kvm_ioapic_state *io)
 {
@@ -98,10 +102,11 @@ static json_t *ioapic_pins(const struct kvm_ioapic_state *io)
 
 		if (e >> 16 & 1 && !(io->irr >> i & 1))
 			continue; /* masked and quiet: as after power-on */
-		json_array_append_new(pins, json_pack("{s:i, s:i, s:s, s:s, s:b, s:b, s:i}", "pin", i, "vector",
-						      (int)(e & 0xff), "mode", delivery_modes[e >> 8 & 7], "trigger",
-						      e >> 15 & 1 ? "level" : "edge", "masked", (int)(e >> 16 & 1),
-						      "pending", (int)(io->irr >> i & 1), "destination", (int)(e >> 56)));
+		json_array_append_new(
+		    pins, json_pack("{s:i, s:i, s:s, s:s, s:b, s:b, s:i}", "pin", i, "vector",
+				    (int)(e & 0xff), "mode", delivery_modes[e >> 8 & 7], "trigger",
+				    e >> 15 & 1 ? "level" : "edge", "masked", (int)(e >> 16 & 1), "pending",
+				    (int)(io->irr >> i & 1), "destination", (int)(e >> 56)));
 	}
 	return pins;
 }
@@ -120,12 +125,13 @@ static int full_irqchip(struct hv_machine *m, json_t *out, struct hv_error *err)
 		if (id == KVM_IRQCHIP_IOAPIC)
 			json_object_set_new(out, "ioapic", ioapic_pins(&chip.chip.ioapic));
 		else
-			json_array_append_new(pics, json_pack("{s:s, s:i, s:o, s:o, s:o}", "name",
-							      id == KVM_IRQCHIP_PIC_MASTER ? "master" : "slave", "base",
-							      chip.chip.pic.irq_base, "requested",
-							      hv_json_hex(chip.chip.pic.irr), "in-service",
-							      hv_json_hex(chip.chip.pic.isr), "masked",
-							      hv_json_hex(chip.chip.pic.imr)));
+			json_array_append_new(pics,
+					      json_pack("{s:s, s:i, s:o, s:o, s:o}", "name",
+							id == KVM_IRQCHIP_PIC_MASTER ? "master" : "slave",
+							"base", chip.chip.pic.irq_base, "requested",
+							hv_json_hex(chip.chip.pic.irr), "in-service",
+							hv_json_hex(chip.chip.pic.isr), "masked",
+							hv_json_hex(chip.chip.pic.imr)));
 	}
 	json_object_set_new(out, "pic", pics);
 	return 0;
@@ -170,14 +176,15 @@ static int lapics(struct hv_machine *m, json_t *out, struct hv_error *err)
 		if (rc)
 			break;
 		timer = lapic_reg(&l, 0x320);
-		json_array_append_new(list, json_pack("{s:i, s:i, s:b, s:i, s:o, s:o, s:{s:i, s:s, s:b, s:I, s:I}}",
-						      "cpu-index", (int)i, "id", (int)(lapic_reg(&l, 0x20) >> 24),
-						      "enabled", (int)(lapic_reg(&l, 0xf0) >> 8 & 1), "tpr",
-						      (int)(lapic_reg(&l, 0x80) & 0xff), "requested", vectors(&l, 0x200),
-						      "in-service", vectors(&l, 0x100), "timer", "vector",
-						      (int)(timer & 0xff), "mode", timer_modes[timer >> 17 & 3], "masked",
-						      (int)(timer >> 16 & 1), "initial", (json_int_t)lapic_reg(&l, 0x380),
-						      "current", (json_int_t)lapic_reg(&l, 0x390)));
+		json_array_append_new(
+		    list,
+		    json_pack("{s:i, s:i, s:b, s:i, s:o, s:o, s:{s:i, s:s, s:b, s:I, s:I}}", "cpu-index",
+			      (int)i, "id", (int)(lapic_reg(&l, 0x20) >> 24), "enabled",
+			      (int)(lapic_reg(&l, 0xf0) >> 8 & 1), "tpr", (int)(lapic_reg(&l, 0x80) & 0xff),
+			      "requested", vectors(&l, 0x200), "in-service", vectors(&l, 0x100), "timer",
+			      "vector", (int)(timer & 0xff), "mode", timer_modes[timer >> 17 & 3], "masked",
+			      (int)(timer >> 16 & 1), "initial", (json_int_t)lapic_reg(&l, 0x380), "current",
+			      (json_int_t)lapic_reg(&l, 0x390)));
 	}
 	return rc;
 }
@@ -203,7 +210,8 @@ static int irqs(struct hv_machine *m, unsigned cpu, json_t **result, struct hv_e
 	return rc;
 }
 
-/* --- exits and vCPUs ------------------------------------------------------------------------------------------- */
+/* --- exits and vCPUs
+ * ------------------------------------------------------------------------------------------- */
 
 struct last_exits {
 	struct hv_machine *machine;
@@ -215,7 +223,8 @@ static int copy_last(struct hv_vcpu *vcpu, void *ctx, struct hv_error *err)
 {
 	struct last_exits *last = ctx;
 
-	last->count = hv_recorder_copy(hv_machine_recorder(last->machine, vcpu->index), last->records, HV_LAST_EXITS);
+	last->count =
+	    hv_recorder_copy(hv_machine_recorder(last->machine, vcpu->index), last->records, HV_LAST_EXITS);
 	return 0;
 }
 
@@ -230,9 +239,10 @@ static json_t *counters(struct hv_recorder *r, json_int_t *total)
 		if (!count)
 			continue;
 		*total += count;
-		json_array_append_new(list, json_pack("{s:s, s:I, s:I, s:I}", "reason", hv_exit_name(i), "count", count,
-						      "timed", (json_int_t)atomic_load(&r->counters[i].timed), "user-ns",
-						      (json_int_t)atomic_load(&r->counters[i].user_ns)));
+		json_array_append_new(
+		    list, json_pack("{s:s, s:I, s:I, s:I}", "reason", hv_exit_name(i), "count", count,
+				    "timed", (json_int_t)atomic_load(&r->counters[i].timed), "user-ns",
+				    (json_int_t)atomic_load(&r->counters[i].user_ns)));
 	}
 	return list;
 }
@@ -251,11 +261,12 @@ static int exits(struct hv_machine *m, unsigned cpu, json_t **result, struct hv_
 		if (hv_machine_call(m, i, copy_last, &last, NULL))
 			last.count = 0;
 		for (unsigned k = 0; k < last.count; k++)
-			json_array_append_new(lines,
-					      json_string(hv_exit_record_format(&last.records[k], text, sizeof(text))));
-		json_array_append_new(*result, json_pack("{s:i, s:I, s:I, s:o, s:o}", "cpu-index", (int)i, "total", total,
-							 "signals", (json_int_t)atomic_load(&r->signals), "exits", list,
-							 "last", lines));
+			json_array_append_new(
+			    lines, json_string(hv_exit_record_format(&last.records[k], text, sizeof(text))));
+		json_array_append_new(*result,
+				      json_pack("{s:i, s:I, s:I, s:o, s:o}", "cpu-index", (int)i, "total",
+						total, "signals", (json_int_t)atomic_load(&r->signals),
+						"exits", list, "last", lines));
 	}
 	return 0;
 }
@@ -318,9 +329,10 @@ static int cpus(struct hv_machine *m, unsigned cpu, json_t **result, struct hv_e
 		if (rc)
 			return rc;
 		json_decref(counters(hv_machine_recorder(m, i), &total));
-		json_array_append_new(*result, json_pack("{s:i, s:i, s:s, s:s, s:i, s:o, s:I}", "cpu-index", (int)i,
-							 "thread-id", hv_machine_thread_id(m, i), "state", activity(&l),
-							 "mode", mode_name(&l.sregs), "cpl", l.sregs.ss.dpl & 3, "rip",
+		json_array_append_new(*result, json_pack("{s:i, s:i, s:s, s:s, s:i, s:o, s:I}", "cpu-index",
+							 (int)i, "thread-id", hv_machine_thread_id(m, i),
+							 "state", activity(&l), "mode", mode_name(&l.sregs),
+							 "cpl", l.sregs.ss.dpl & 3, "rip",
 							 hv_json_hex(l.regs.rip), "exits", total));
 	}
 	return 0;
@@ -347,13 +359,15 @@ int hv_qmp_info(struct hv_machine *m, const char *what, unsigned cpu, json_t **r
 		const char *name;
 		int (*fn)(struct hv_machine *, unsigned, json_t **, struct hv_error *);
 	} table[] = {
-		{"status", status},   {"regs", regs}, {"sregs", sregs}, {"memory", memory},	  {"devices", devices},
-		{"irqs", irqs},	      {"exits", exits}, {"cpus", cpus},	  {"run-state", run_state},
+	    {"status", status}, {"regs", regs},       {"sregs", sregs},
+	    {"memory", memory}, {"devices", devices}, {"irqs", irqs},
+	    {"exits", exits},   {"cpus", cpus},       {"run-state", run_state},
 	};
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(table); i++) {
 		if (strcmp(table[i].name, what) == 0)
 			return table[i].fn(m, cpu, result, err);
 	}
-	return hv_fail(err, EINVAL, "Parameter 'what' expects status, regs, sregs, memory, devices, irqs, exits or cpus");
+	return hv_fail(err, EINVAL,
+		       "Parameter 'what' expects status, regs, sregs, memory, devices, irqs, exits or cpus");
 }

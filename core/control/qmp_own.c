@@ -1,6 +1,6 @@
 /*
- * QMP's commands that only hvkit has, named x-hv-...: looking into the machine, tracing, interrupts and the serial
- * line. docs/protocol.md describes them for clients. They call machine and control/inspect.
+ * QMP's commands that only hvkit has, named x-hv-...: looking into the machine, tracing, interrupts and the
+ * serial line. docs/protocol.md describes them for clients. They call machine and control/inspect.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +8,8 @@
 #include "control/inspect.h"
 #include "control/qmp_dispatch.h"
 
-/* --- addresses: numbers, and "$rip+0x10" ---------------------------------------------------------------------- */
+/* --- addresses: numbers, and "$rip+0x10"
+ * ---------------------------------------------------------------------- */
 
 struct reg_query {
 	struct kvm_regs regs;
@@ -30,13 +31,16 @@ static int named_register(const char **text, const struct reg_query *q, uint64_t
 		const char *name;
 		uint64_t value;
 	} names[] = {
-		{"rax", q->regs.rax}, {"rbx", q->regs.rbx}, {"rcx", q->regs.rcx},     {"rdx", q->regs.rdx},
-		{"rsi", q->regs.rsi}, {"rdi", q->regs.rdi}, {"rbp", q->regs.rbp},     {"rsp", q->regs.rsp},
-		{"r8", q->regs.r8},   {"r9", q->regs.r9},   {"r10", q->regs.r10},     {"r11", q->regs.r11},
-		{"r12", q->regs.r12}, {"r13", q->regs.r13}, {"r14", q->regs.r14},     {"r15", q->regs.r15},
-		{"rip", q->regs.rip}, {"pc", q->regs.rip},  {"sp", q->regs.rsp},      {"fp", q->regs.rbp},
-		{"eip", q->regs.rip}, {"esp", q->regs.rsp}, {"cr0", q->sregs.cr0},    {"cr2", q->sregs.cr2},
-		{"cr3", q->sregs.cr3}, {"cr4", q->sregs.cr4}, {"idt", q->sregs.idt.base}, {"gdt", q->sregs.gdt.base},
+	    {"rax", q->regs.rax},       {"rbx", q->regs.rbx},  {"rcx", q->regs.rcx},
+	    {"rdx", q->regs.rdx},       {"rsi", q->regs.rsi},  {"rdi", q->regs.rdi},
+	    {"rbp", q->regs.rbp},       {"rsp", q->regs.rsp},  {"r8", q->regs.r8},
+	    {"r9", q->regs.r9},         {"r10", q->regs.r10},  {"r11", q->regs.r11},
+	    {"r12", q->regs.r12},       {"r13", q->regs.r13},  {"r14", q->regs.r14},
+	    {"r15", q->regs.r15},       {"rip", q->regs.rip},  {"pc", q->regs.rip},
+	    {"sp", q->regs.rsp},        {"fp", q->regs.rbp},   {"eip", q->regs.rip},
+	    {"esp", q->regs.rsp},       {"cr0", q->sregs.cr0}, {"cr2", q->sregs.cr2},
+	    {"cr3", q->sregs.cr3},      {"cr4", q->sregs.cr4}, {"idt", q->sregs.idt.base},
+	    {"gdt", q->sregs.gdt.base},
 	};
 	size_t length = strspn(*text, "abcdefghijklmnopqrstuvwxyz0123456789");
 
@@ -80,18 +84,21 @@ static int evaluate(const char *expression, const struct reg_query *q, uint64_t 
 			rc = number(&p, &v);
 		}
 		if (rc)
-			return hv_fail(err, EINVAL, "'%.80s': not an address; write 0x1000, $rip or $rsp+8", expression);
+			return hv_fail(err, EINVAL, "'%.80s': not an address; write 0x1000, $rip or $rsp+8",
+				       expression);
 		*out = sign == '+' ? *out + v : *out - v;
 		p += strspn(p, " ");
 		if (*p == '\0')
 			return 0;
 		if (*p != '+' && *p != '-')
-			return hv_fail(err, EINVAL, "'%.80s': '+' or '-' is missing at '%.20s'", expression, p);
+			return hv_fail(err, EINVAL, "'%.80s': '+' or '-' is missing at '%.20s'", expression,
+				       p);
 		sign = *p;
 	}
 }
 
-static int address(struct hv_qmp_session *s, const json_t *args, unsigned cpu, uint64_t *out, struct hv_error *err)
+static int address(struct hv_qmp_session *s, const json_t *args, unsigned cpu, uint64_t *out,
+		   struct hv_error *err)
 {
 	const json_t *v = json_object_get(args, "addr");
 	struct reg_query q = {0};
@@ -106,7 +113,8 @@ static int address(struct hv_qmp_session *s, const json_t *args, unsigned cpu, u
 	return rc ? rc : evaluate(json_string_value(v), &q, out, err);
 }
 
-/* --- the commands --------------------------------------------------------------------------------------------- */
+/* --- the commands
+ * --------------------------------------------------------------------------------------------- */
 
 static int info(struct hv_qmp_session *s, const json_t *args, json_t **result, struct hv_error *err)
 {
@@ -129,7 +137,8 @@ static int examine(struct hv_qmp_session *s, const json_t *args, json_t **result
 	if (format && (strlen(format) != 1 || !strchr("xduocis", format[0])))
 		return hv_fail(err, EINVAL, "Parameter 'format' expects one of x d u o c i s");
 	if (count < 1 || count > (json_int_t)HV_EXAMINE_COUNT_MAX)
-		return hv_fail(err, EINVAL, "Parameter 'count' expects a number from 1 to %u", HV_EXAMINE_COUNT_MAX);
+		return hv_fail(err, EINVAL, "Parameter 'count' expects a number from 1 to %u",
+			       HV_EXAMINE_COUNT_MAX);
 	if (size != 1 && size != 2 && size != 4 && size != 8)
 		return hv_fail(err, EINVAL, "Parameter 'size' expects 1, 2, 4 or 8");
 	what.format = format ? format[0] : 'x';
@@ -185,7 +194,8 @@ static int inject_irq(struct hv_qmp_session *s, const json_t *args, json_t **res
 	json_int_t irq = hv_qmp_int(args, "irq", 0);
 
 	if (irq < 0 || irq >= HV_IOAPIC_PINS)
-		return hv_fail(err, EINVAL, "Parameter 'irq' expects an interrupt line from 0 to %d", HV_IOAPIC_PINS - 1);
+		return hv_fail(err, EINVAL, "Parameter 'irq' expects an interrupt line from 0 to %d",
+			       HV_IOAPIC_PINS - 1);
 	return hv_machine_irq(s->machine, (unsigned)irq, err);
 }
 
@@ -201,26 +211,28 @@ static int send_text(struct hv_qmp_session *s, const json_t *args, json_t **resu
 		return hv_fail(err, ESHUTDOWN, "the VM has ended");
 	sent = hv_chardev_inject(serial, json_string_value(data), length);
 	if (sent < length)
-		return hv_fail(err, EAGAIN, "the guest took %zu of %zu bytes: it does not read its serial line; try again "
-					    "when it does (is it paused?)", sent, length);
+		return hv_fail(err, EAGAIN,
+			       "the guest took %zu of %zu bytes: it does not read its serial line; try again "
+			       "when it does (is it paused?)",
+			       sent, length);
 	*result = json_pack("{s:I}", "sent", (json_int_t)sent);
 	return 0;
 }
 
 const struct hv_qmp_command hv_qmp_commands_own[] = {
-	{"x-hv-info", info, false, {{"what", 's', false}, {"cpu-index", 'i', true}}},
-	{"x-hv-examine",
-	 examine,
-	 false,
-	 {{"addr", 'a', false},
-	  {"count", 'i', true},
-	  {"format", 's', true},
-	  {"size", 'i', true},
-	  {"physical", 'b', true},
-	  {"cpu-index", 'i', true}}},
-	{"x-hv-translate", translate, false, {{"addr", 'a', false}, {"cpu-index", 'i', true}}},
-	{"x-hv-trace", trace, false, {{"action", 's', false}, {"protocol", 's', true}}},
-	{"x-hv-inject-irq", inject_irq, false, {{"irq", 'i', false}}},
-	{"x-hv-send", send_text, false, {{"data", 's', false}}},
-	{0},
+    {"x-hv-info", info, false, {{"what", 's', false}, {"cpu-index", 'i', true}}},
+    {"x-hv-examine",
+     examine,
+     false,
+     {{"addr", 'a', false},
+      {"count", 'i', true},
+      {"format", 's', true},
+      {"size", 'i', true},
+      {"physical", 'b', true},
+      {"cpu-index", 'i', true}}},
+    {"x-hv-translate", translate, false, {{"addr", 'a', false}, {"cpu-index", 'i', true}}},
+    {"x-hv-trace", trace, false, {{"action", 's', false}, {"protocol", 's', true}}},
+    {"x-hv-inject-irq", inject_irq, false, {{"irq", 'i', false}}},
+    {"x-hv-send", send_text, false, {{"data", 's', false}}},
+    {0},
 };

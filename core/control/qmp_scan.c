@@ -64,7 +64,8 @@ static bool is_space(char c)
 	return c == ' ' || c == '\t' || c == '\r' || c == '\n';
 }
 
-/* Between documents. 0xff is how a client says "forget what I sent" (qmp-spec 2.6): it is passed over here. */
+/* Between documents. 0xff is how a client says "forget what I sent" (qmp-spec 2.6): it is passed over here.
+ */
 static void outside(struct hv_qmp_scan *s, char c)
 {
 	if (s->skip_line) {
@@ -91,8 +92,8 @@ static bool inside(struct hv_qmp_scan *s, char c)
 		return false;
 	}
 	s->at++;
-	/* No string and no document goes on over these; the parser will say so. The rest of the line is lost with it,
-	 * so that one slip makes one error. */
+	/* No string and no document goes on over these; the parser will say so. The rest of the line is lost
+	 * with it, so that one slip makes one error. */
 	if ((s->string && (unsigned char)c < 0x20) || (unsigned char)c == 0xff) {
 		s->skip_line = c != '\n' && (unsigned char)c != 0xff;
 		return true;

@@ -1,13 +1,14 @@
 /*
- * The QMP server: see qmp.h. One thread listens; one thread a client reads requests, runs them and writes responses;
- * events come from the machine's threads. What a client sends goes qmp_scan -> qmp_dispatch -> its output queue.
+ * The QMP server: see qmp.h. One thread listens; one thread a client reads requests, runs them and writes
+ * responses; events come from the machine's threads. What a client sends goes qmp_scan -> qmp_dispatch -> its
+ * output queue.
  *
- * No client can hold up another or a vCPU: each has its own thread and queue, an event is only ever appended to a
- * queue (or dropped and counted when the queue is full), a client is not read from while it does not read itself, and
- * one that takes nothing for STALL_MS is closed.
+ * No client can hold up another or a vCPU: each has its own thread and queue, an event is only ever appended
+ * to a queue (or dropped and counted when the queue is full), a client is not read from while it does not
+ * read itself, and one that takes nothing for STALL_MS is closed.
  *
- * Locks: server->lock guards the table of clients, client->lock its queue; the first may be held when the second is
- * taken, never the other way round, and neither while a command runs.
+ * Locks: server->lock guards the table of clients, client->lock its queue; the first may be held when the
+ * second is taken, never the other way round, and neither while a command runs.
  */
 #include <poll.h>
 #include <pthread.h>
@@ -50,7 +51,7 @@ struct client {
 struct hv_qmp_server {
 	struct hv_machine *machine;
 	const struct hv_log *log;
-	int listen_fd; /* borrowed */
+	int listen_fd;  /* borrowed */
 	int stop, reap; /* eventfds: leave; a client is done */
 	int subscription;
 	_Atomic bool resetting;
@@ -81,7 +82,8 @@ static void silence(int eventfd_)
 	(void)!read(eventfd_, &count, sizeof(count));
 }
 
-/* --- the output queue ------------------------------------------------------------------------------------------ */
+/* --- the output queue
+ * ------------------------------------------------------------------------------------------ */
 
 /* Sends what the socket takes now. With the lock held. True when something went. */
 static bool flush_locked(struct client *c)
@@ -89,7 +91,8 @@ static bool flush_locked(struct client *c)
 	size_t before = c->out_at;
 
 	while (!c->broken && c->out_at < c->out_length) {
-		ssize_t n = send(c->fd, c->out + c->out_at, c->out_length - c->out_at, MSG_DONTWAIT | MSG_NOSIGNAL);
+		ssize_t n =
+		    send(c->fd, c->out + c->out_at, c->out_length - c->out_at, MSG_DONTWAIT | MSG_NOSIGNAL);
 
 		if (n > 0)
 			c->out_at += (size_t)n;
@@ -171,7 +174,8 @@ static size_t waiting(struct client *c, bool *broken)
 	return length;
 }
 
-/* --- a client's thread ----------------------------------------------------------------------------------------- */
+/* --- a client's thread
+ * ----------------------------------------------------------------------------------------- */
 
 /* Runs what is complete, as long as the client takes its answers. False: close the connection. */
 static bool serve(struct client *c)
@@ -186,8 +190,9 @@ static bool serve(struct client *c)
 		if (rc == 0)
 			return true;
 		if (rc < 0) {
-			put_response(c, hv_qmp_error("GenericError", rc == -ELOOP ? "JSON parse error, nested too deeply"
-									       : "JSON parse error, request too long"));
+			put_response(c, hv_qmp_error("GenericError",
+						     rc == -ELOOP ? "JSON parse error, nested too deeply"
+								  : "JSON parse error, request too long"));
 			return false;
 		}
 		put_response(c, hv_qmp_respond(&c->session, text, length));
@@ -220,8 +225,10 @@ static int receive(struct client *c, char *buf)
 		struct cmsghdr align;
 	} control;
 	struct iovec iov = {buf, READ_SIZE};
-	struct msghdr m = {
-		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof(control.room)};
+	struct msghdr m = {.msg_iov = &iov,
+			   .msg_iovlen = 1,
+			   .msg_control = control.room,
+			   .msg_controllen = sizeof(control.room)};
 	ssize_t n = recvmsg(c->fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 
 	if (n < 0)
@@ -233,7 +240,8 @@ static int receive(struct client *c, char *buf)
 }
 
 /*
- * Writes what is left until it is gone, the client takes nothing for `stall` ms, or (stoppable) the server stops.
+ * Writes what is left until it is gone, the client takes nothing for `stall` ms, or (stoppable) the server
+ * stops.
  */
 static void drain(struct client *c, int64_t stall, bool stoppable)
 {
@@ -253,16 +261,21 @@ static void drain(struct client *c, int64_t stall, bool stoppable)
 	}
 }
 
-/* One turn: waits for the socket, the stop or another thread's event, and deals with it. False: it is over. */
+/* One turn: waits for the socket, the stop or another thread's event, and deals with it. False: it is over.
+ */
 static bool turn(struct client *c, char *buf, int64_t *progress)
 {
 	bool broken, moved = false;
 	bool full = waiting(c, &broken) > 0;
 	bool pending = c->scan.at < c->scan.length; /* serve stopped because the client did not read */
 	struct pollfd p[] = {
-		{c->fd, (short)(full ? POLLOUT : pending ? 0 : POLLIN), 0},
-		{c->wake, POLLIN, 0},
-		{c->server->stop, POLLIN, 0},
+	    {c->fd,
+	     (short)(full      ? POLLOUT
+		     : pending ? 0
+			       : POLLIN),
+	     0},
+	    {c->wake, POLLIN, 0},
+	    {c->server->stop, POLLIN, 0},
 	};
 	int64_t left = full ? *progress + STALL_MS - now_ms() : pending ? 0 : -1;
 
@@ -297,20 +310,23 @@ static void *client_thread(void *arg)
 	while (buf && turn(c, buf, &progress))
 		;
 	free(buf);
-	/* A client that has closed its sending side still reads (nc -N, printf | socat): it gets what it asked for. */
+	/* A client that has closed its sending side still reads (nc -N, printf | socat): it gets what it
+	 * asked for. */
 	drain(c, STALL_MS, true);
 	if (poll(&stop, 1, 0) > 0)
 		drain(c, FLUSH_MS, false);
 	shutdown(c->fd, SHUT_RDWR);
 	if (c->dropped)
-		hv_log(c->server->log, HV_LOG_WARN, "control socket: a client did not read, %llu events were dropped",
+		hv_log(c->server->log, HV_LOG_WARN,
+		       "control socket: a client did not read, %llu events were dropped",
 		       (unsigned long long)c->dropped);
 	atomic_store(&c->done, true);
 	ring(c->server->reap);
 	return NULL;
 }
 
-/* --- events ---------------------------------------------------------------------------------------------------- */
+/* --- events
+ * ---------------------------------------------------------------------------------------------------- */
 
 static const char *shutdown_reason(enum hv_end_reason reason, bool *guest)
 {
@@ -334,8 +350,8 @@ static const char *shutdown_reason(enum hv_end_reason reason, bool *guest)
 static void on_event(void *ctx, enum hv_event event, int detail)
 {
 	static const char *const names[] = {
-		[HV_EVENT_STOP] = "STOP",	  [HV_EVENT_RESUME] = "RESUME", [HV_EVENT_RESET] = "RESET",
-		[HV_EVENT_SHUTDOWN] = "SHUTDOWN", [HV_EVENT_DEBUG] = "STOP",
+	    [HV_EVENT_STOP] = "STOP",         [HV_EVENT_RESUME] = "RESUME", [HV_EVENT_RESET] = "RESET",
+	    [HV_EVENT_SHUTDOWN] = "SHUTDOWN", [HV_EVENT_DEBUG] = "STOP",
 	};
 	struct hv_qmp_server *s = ctx;
 	char line[256], data[96] = "";
@@ -346,14 +362,16 @@ static void on_event(void *ctx, enum hv_event event, int detail)
 	if (event == HV_EVENT_SHUTDOWN) {
 		const char *reason = shutdown_reason((enum hv_end_reason)detail, &guest);
 
-		snprintf(data, sizeof(data), ",\"data\":{\"guest\":%s,\"reason\":\"%s\"}", guest ? "true" : "false", reason);
+		snprintf(data, sizeof(data), ",\"data\":{\"guest\":%s,\"reason\":\"%s\"}",
+			 guest ? "true" : "false", reason);
 	} else if (event == HV_EVENT_RESET) {
 		guest = !atomic_load(&s->resetting);
-		snprintf(data, sizeof(data), ",\"data\":{\"guest\":%s,\"reason\":\"%s\"}", guest ? "true" : "false",
-			 guest ? "guest-reset" : "host-qmp-system-reset");
+		snprintf(data, sizeof(data), ",\"data\":{\"guest\":%s,\"reason\":\"%s\"}",
+			 guest ? "true" : "false", guest ? "guest-reset" : "host-qmp-system-reset");
 	}
 	clock_gettime(CLOCK_REALTIME, &ts);
-	n = snprintf(line, sizeof(line), "{\"timestamp\":{\"seconds\":%lld,\"microseconds\":%ld},\"event\":\"%s\"%s}\r\n",
+	n = snprintf(line, sizeof(line),
+		     "{\"timestamp\":{\"seconds\":%lld,\"microseconds\":%ld},\"event\":\"%s\"%s}\r\n",
 		     (long long)ts.tv_sec, ts.tv_nsec / 1000, names[event], data);
 	pthread_mutex_lock(&s->lock);
 	for (unsigned i = 0; i < HV_QMP_CLIENTS_MAX; i++) {
@@ -363,7 +381,8 @@ static void on_event(void *ctx, enum hv_event event, int detail)
 	pthread_mutex_unlock(&s->lock);
 }
 
-/* --- the listener ---------------------------------------------------------------------------------------------- */
+/* --- the listener
+ * ---------------------------------------------------------------------------------------------- */
 
 static void client_free(struct client *c)
 {
@@ -378,7 +397,8 @@ static void client_free(struct client *c)
 	free(c);
 }
 
-/* Joins client i's thread, which is done or about to be, and frees its place. On the listener, or after it. */
+/* Joins client i's thread, which is done or about to be, and frees its place. On the listener, or after it.
+ */
 static void bury(struct hv_qmp_server *s, unsigned i)
 {
 	struct client *c = s->clients[i];
@@ -399,8 +419,8 @@ static void reap(struct hv_qmp_server *s)
 }
 
 /*
- * A place for a new client. When all are taken, the one that has been silent since its greeting for longest, and for
- * NEGOTIATE_MS at least, is hung up on; its place is free when its thread has seen that.
+ * A place for a new client. When all are taken, the one that has been silent since its greeting for longest,
+ * and for NEGOTIATE_MS at least, is hung up on; its place is free when its thread has seen that.
  */
 static int find_place(struct hv_qmp_server *s)
 {
@@ -440,7 +460,8 @@ static bool peer_allowed(struct hv_qmp_server *s, int fd)
 static void turn_away(int fd, const char *why)
 {
 	char line[160];
-	int n = snprintf(line, sizeof(line), "{\"error\":{\"class\":\"GenericError\",\"desc\":\"%s\"}}\r\n", why);
+	int n =
+	    snprintf(line, sizeof(line), "{\"error\":{\"class\":\"GenericError\",\"desc\":\"%s\"}}\r\n", why);
 
 	(void)!send(fd, line, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
 	close(fd);
@@ -522,7 +543,8 @@ static void *listener_thread(void *arg)
 	}
 }
 
-/* --- start and stop -------------------------------------------------------------------------------------------- */
+/* --- start and stop
+ * -------------------------------------------------------------------------------------------- */
 
 static void server_free(struct hv_qmp_server *s)
 {
@@ -534,7 +556,8 @@ static void server_free(struct hv_qmp_server *s)
 	free(s);
 }
 
-/* Signals are the main thread's: these threads must not run its handlers. What they create inherits the mask. */
+/* Signals are the main thread's: these threads must not run its handlers. What they create inherits the mask.
+ */
 static int start_listener(struct hv_qmp_server *s)
 {
 	sigset_t all, before;
@@ -557,7 +580,8 @@ int hv_qmp_server_start(struct hv_qmp_server **out, struct hv_machine *machine, 
 	if (!s)
 		return hv_fail(err, ENOMEM, "not enough memory for the control socket");
 	hv_qmp_prepare();
-	*s = (struct hv_qmp_server){.machine = machine, .log = log, .listen_fd = r->listen_fd, .subscription = -1};
+	*s = (struct hv_qmp_server){
+	    .machine = machine, .log = log, .listen_fd = r->listen_fd, .subscription = -1};
 	pthread_mutex_init(&s->lock, NULL);
 	s->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	s->reap = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -1,10 +1,10 @@
 /*
  * The registry of running VMs: see registry.h. It calls base and the name check of machine/config.
  *
- * The lock decides who has a name; the socket only follows it. Locks are those of open file descriptions (fcntl(2),
- * F_OFD_SETLK): they end with the process however it dies, and F_OFD_GETLK looks without taking, so listing VMs never
- * gets in the way of one that starts. Sockets are bound and reached through /proc/self/fd/DIR, because sun_path has
- * 108 bytes (unix(7)) and runtime directories may be longer.
+ * The lock decides who has a name; the socket only follows it. Locks are those of open file descriptions
+ * (fcntl(2), F_OFD_SETLK): they end with the process however it dies, and F_OFD_GETLK looks without taking,
+ * so listing VMs never gets in the way of one that starts. Sockets are bound and reached through
+ * /proc/self/fd/DIR, because sun_path has 108 bytes (unix(7)) and runtime directories may be longer.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -34,26 +34,31 @@ static int runtime_path(char *buf, size_t size, struct hv_error *err)
 	else
 		n = snprintf(buf, size, "/run/user/%u/hvkit", (unsigned)geteuid());
 	if (n < 0 || (size_t)n >= size)
-		return hv_fail(err, ENAMETOOLONG, "XDG_RUNTIME_DIR: the path is too long; choose a shorter one");
+		return hv_fail(err, ENAMETOOLONG,
+			       "XDG_RUNTIME_DIR: the path is too long; choose a shorter one");
 	return 0;
 }
 
-/* The directory opened and checked: a link or a stranger's directory would hand our sockets to someone else. */
+/* The directory opened and checked: a link or a stranger's directory would hand our sockets to someone else.
+ */
 static int open_runtime(const char *path, int create, struct hv_error *err)
 {
 	struct stat st;
 	int fd;
 
 	if (create && mkdir(path, 0700) < 0 && errno != EEXIST)
-		return hv_fail_errno(err, "%s: cannot make the runtime directory; set XDG_RUNTIME_DIR to a directory of yours",
-				     path);
+		return hv_fail_errno(
+		    err, "%s: cannot make the runtime directory; set XDG_RUNTIME_DIR to a directory of yours",
+		    path);
 	fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
 		return hv_fail_errno(err, "%s: cannot open the runtime directory", path);
 	if (fstat(fd, &st) < 0 || st.st_uid != geteuid() || st.st_mode & 077) {
 		close(fd);
-		return hv_fail_unsafe(err, "%s: the runtime directory must belong to you and be closed to others: "
-				      "remove it, or chown it and chmod 0700", path);
+		return hv_fail_unsafe(err,
+				      "%s: the runtime directory must belong to you and be closed to others: "
+				      "remove it, or chown it and chmod 0700",
+				      path);
 	}
 	return fd;
 }
@@ -77,8 +82,8 @@ static struct flock whole_file(short type)
 }
 
 /*
- * NAME.lock, locked. Its last owner may unlink it between our open and our lock; then the lock is on a file that
- * nobody else will find, and we start over.
+ * NAME.lock, locked. Its last owner may unlink it between our open and our lock; then the lock is on a file
+ * that nobody else will find, and we start over.
  */
 static int take_lock(int dir, const char *name, struct hv_error *err)
 {
@@ -91,11 +96,13 @@ static int take_lock(int dir, const char *name, struct hv_error *err)
 		int fd = openat(dir, file, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 
 		if (fd < 0)
-			return hv_fail_errno(err, "VM '%s': cannot open its lock in the runtime directory", name);
+			return hv_fail_errno(err, "VM '%s': cannot open its lock in the runtime directory",
+					     name);
 		if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
 			int rc = errno == EAGAIN || errno == EACCES
-					 ? hv_fail(err, EADDRINUSE, "a VM named '%s' is running; choose another --name", name)
-					 : hv_fail_errno(err, "VM '%s': cannot lock its name", name);
+				     ? hv_fail(err, EADDRINUSE,
+					       "a VM named '%s' is running; choose another --name", name)
+				     : hv_fail_errno(err, "VM '%s': cannot lock its name", name);
 			close(fd);
 			return rc;
 		}
@@ -129,7 +136,8 @@ static int listen_there(int dir, const char *name, struct hv_error *err)
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return hv_fail_errno(err, "VM '%s': cannot make a socket", name);
-	/* fchmod before bind: the file never exists with another mode, and the umask of other threads is left alone. */
+	/* fchmod before bind: the file never exists with another mode, and the umask of other threads is left
+	 * alone. */
 	if (short_address(&sa, dir, file) || fchmod(fd, 0600) < 0 ||
 	    bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 || listen(fd, BACKLOG) < 0) {
 		int rc = hv_fail_errno(err, "VM '%s': cannot listen in the runtime directory", name);
@@ -197,7 +205,8 @@ static int is_alive(int dir, const char *name)
 
 static int by_name(const void *a, const void *b)
 {
-	return strcmp(((const struct hv_registry_entry *)a)->name, ((const struct hv_registry_entry *)b)->name);
+	return strcmp(((const struct hv_registry_entry *)a)->name,
+		      ((const struct hv_registry_entry *)b)->name);
 }
 
 /* The name before ".sock" when the file can be a VM's; 0 when it is something else. */
