@@ -95,13 +95,13 @@ void hvctl_print_event(const struct hvctl *h, const json_t *event)
 	const json_t *data = json_object_get(event, "data");
 	const char *name = json_string_value(json_object_get(event, "event"));
 	const char *reason = json_string_value(json_object_get(data, "reason"));
-	char text[512];
+	char text[sizeof(h->name) + 128];
 
 	if (h->json) {
 		hvctl_print_json(event);
 		return;
 	}
-	snprintf(text, sizeof(text), "[VM '%s': %s%s%s]\n", h->name, name ? name : "event",
+	snprintf(text, sizeof(text), "[VM '%s': %.40s%s%.60s]\n", h->name, name ? name : "event",
 		 reason ? ", " : "", reason ? reason : "");
 	hvctl_print(text);
 }
