@@ -17,8 +17,10 @@ static int run_state(struct hv_machine *m, unsigned cpu, json_t **result, struct
 {
 	enum hv_state state = hv_machine_state(m);
 
-	*result = json_pack("{s:s, s:b}", "status", hv_state_name(state, HV_END_NONE), "running",
-			    state == HV_STATE_RUNNING);
+	/* "singlestep" (of TCG) left QEMU in 8.1; clients that decode QEMU 7's schema strictly still want it.
+	 */
+	*result = json_pack("{s:b, s:b, s:s}", "running", state == HV_STATE_RUNNING, "singlestep", 0,
+			    "status", hv_state_name(state, HV_END_NONE));
 	return 0;
 }
 
@@ -47,6 +49,7 @@ static int status(struct hv_machine *m, unsigned cpu, json_t **result, struct hv
 	run_state(m, cpu, result, err);
 	if (!*result)
 		return 0;
+	json_object_del(*result, "singlestep");
 	json_object_set_new(*result, "name", json_string(c->name));
 	json_object_set_new(*result, "pid", json_integer(getpid()));
 	json_object_set_new(*result, "cpus", json_integer(hv_machine_cpus(m)));
