@@ -1,6 +1,6 @@
 /*
- * Packets of the gdb remote serial protocol: finding them in a stream of bytes, and writing replies. Private to the
- * gdb stub. Rules: "Debugging with GDB", E.1 (overview) and E.9 (packet acknowledgment).
+ * Packets of the gdb remote serial protocol: finding them in a stream of bytes, and writing replies. Private
+ * to the gdb stub. Rules: "Debugging with GDB", E.1 (overview) and E.9 (packet acknowledgment).
  */
 #ifndef HV_CONTROL_GDB_PACKET_H
 #define HV_CONTROL_GDB_PACKET_H
@@ -9,13 +9,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What qSupported promises as PacketSize: the longest packet that is taken. The longest reply stays below it too. */
+/* What qSupported promises as PacketSize: the longest packet that is taken. The longest reply stays below it
+ * too. */
 #define HV_GDB_PACKET_MAX 16384
 
 enum hv_gdb_token {
-	HV_GDB_NOTHING,   /* more bytes are needed */
-	HV_GDB_PACKET,    /* data[0..length) is a packet's content, unescaped, followed by a zero byte */
-	HV_GDB_BAD,       /* a packet with a wrong checksum, or too long */
+	HV_GDB_NOTHING, /* more bytes are needed */
+	HV_GDB_PACKET,  /* data[0..length) is a packet's content, unescaped, followed by a zero byte */
+	HV_GDB_BAD,     /* a packet with a wrong checksum, or too long */
 	HV_GDB_ACK,
 	HV_GDB_NAK,
 	HV_GDB_INTERRUPT, /* Ctrl-C */
