@@ -53,6 +53,8 @@ void hv_gdb_frame(struct hv_gdb_text *out, const struct hv_gdb_text *content);
 bool hv_gdb_get_hex(const char **at, void *out, size_t count);
 /* A hex number of 1 to 16 digits at *at, which moves on. */
 bool hv_gdb_get_number(const char **at, uint64_t *out);
+/* "address,length". */
+bool hv_gdb_get_range(const char **at, uint64_t *addr, uint64_t *length);
 /* True, and *at moves behind it, when *at starts with text. */
 bool hv_gdb_skip(const char **at, const char *text);
 

@@ -28,7 +28,7 @@ static void on_features(struct hv_gdb_session *s, const char *at)
 	struct hv_gdb_text xml = {0}, t = {0};
 	uint64_t offset, length;
 
-	if (!hv_gdb_skip(&at, "target.xml:") || !range(&at, &offset, &length)) {
+	if (!hv_gdb_skip(&at, "target.xml:") || !hv_gdb_get_range(&at, &offset, &length)) {
 		hv_gdb_send_text(s, "E00");
 		return;
 	}

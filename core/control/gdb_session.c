@@ -210,11 +210,6 @@ static int change_registers(struct hv_gdb_session *s, const char *at, bool all)
 
 /* --- memory --- */
 
-static bool range(const char **at, uint64_t *addr, uint64_t *length)
-{
-	return hv_gdb_get_number(at, addr) && hv_gdb_skip(at, ",") && hv_gdb_get_number(at, length);
-}
-
 static void on_read(struct hv_gdb_session *s, const char *at)
 {
 	struct hv_gdb_text t = {0};
@@ -222,7 +217,7 @@ static void on_read(struct hv_gdb_session *s, const char *at)
 	uint64_t addr, length;
 	int64_t done;
 
-	if (!range(&at, &addr, &length)) {
+	if (!hv_gdb_get_range(&at, &addr, &length)) {
 		hv_gdb_send_error(s, EINVAL);
 		return;
 	}
@@ -246,7 +241,7 @@ static int change_memory(struct hv_gdb_session *s, const char *at, bool hex)
 	uint64_t addr, length;
 	int64_t done;
 
-	if (!range(&at, &addr, &length) || !hv_gdb_skip(&at, ":"))
+	if (!hv_gdb_get_range(&at, &addr, &length) || !hv_gdb_skip(&at, ":"))
 		return -EINVAL;
 	const size_t given = (size_t)(end - at);
 	if (length > sizeof(bytes) || given != (hex ? 2 * length : length))
@@ -269,7 +264,8 @@ static void on_breakpoint(struct hv_gdb_session *s, const char *at, bool insert)
 {
 	uint64_t type, addr, kind;
 
-	if (!hv_gdb_get_number(&at, &type) || !hv_gdb_skip(&at, ",") || !range(&at, &addr, &kind)) {
+	if (!hv_gdb_get_number(&at, &type) || !hv_gdb_skip(&at, ",") ||
+	    !hv_gdb_get_range(&at, &addr, &kind)) {
 		hv_gdb_send_error(s, EINVAL);
 		return;
 	}
