@@ -230,14 +230,14 @@ static void *serve(void *ctx)
 
 		if (poll(fds, 4, -1) < 0 && errno != EINTR)
 			break;
-		if (fds[0].revents)
-			break;
-		if (fds[1].revents) {
+		if (fds[1].revents) { /* before the end, so that gdb hears why */
 			drain(g->event);
 			hv_gdb_session_event(&g->session);
 			if (!flush_out(g) || g->session.closing)
 				hang_up(g);
 		}
+		if (fds[0].revents)
+			break;
 		if (g->client >= 0 && fds[3].revents)
 			on_readable(g);
 		if (fds[2].revents)

@@ -9,6 +9,8 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "base/bytes.h"
+
 #define MSR_KERNEL_GS_BASE 0xc0000102u
 
 struct reg {
@@ -21,6 +23,7 @@ struct reg {
 };
 
 #define AT(field) offsetof(struct hv_gdb_state, field)
+#define FX(at)    (AT(xsave) + (at)) /* in the FXSAVE image (SDM vol. 1, table 10-2) */
 #define REG64(n)                                                                                             \
 	{                                                                                                    \
 #n, 8, 8, AT(regs.n), "int64", NULL                                                          \
@@ -35,7 +38,7 @@ struct reg {
 	}
 #define ST(n)                                                                                                \
 	{                                                                                                    \
-		"st" #n, 10, 10, AT(fpu.fpr[n]), "i387_ext", NULL                                            \
+		"st" #n, 10, 10, FX(32 + 16 * (n)), "i387_ext", NULL                                         \
 	}
 #define FCTL(n)                                                                                              \
 	{                                                                                                    \
@@ -43,7 +46,7 @@ struct reg {
 	}
 #define XMM(n)                                                                                               \
 	{                                                                                                    \
-		"xmm" #n, 16, 16, AT(fpu.xmm[n]), "vec128", NULL                                             \
+		"xmm" #n, 16, 16, FX(160 + 16 * (n)), "vec128", NULL                                         \
 	}
 #define CR(n, t)                                                                                             \
 	{                                                                                                    \
@@ -110,7 +113,7 @@ static const struct reg regs_sse[] = {
     XMM(13),
     XMM(14),
     XMM(15),
-    {"mxcsr", 4, 4, AT(fpu.mxcsr), "i386_mxcsr", "vector"},
+    {"mxcsr", 4, 4, FX(24), "i386_mxcsr", "vector"},
 };
 
 static const struct reg regs_segments[] = {
@@ -236,35 +239,47 @@ bool hv_gdb_register_take(struct hv_gdb_state *state, unsigned n, const char **a
 	return true;
 }
 
-/* FXSAVE keeps one bit a register (1: in use), FSAVE and gdb two (3: empty). Which kind of number is in it no
- * one asks; "valid" will do (SDM vol. 1, 10.5.1.1). */
+/*
+ * FXSAVE keeps one bit a register (1: in use), FSAVE and gdb two (3: empty). Which kind of number is in it no
+ * one asks; "valid" will do (SDM vol. 1, 10.5.1.1).
+ */
 static void fpu_to_gdb(struct hv_gdb_state *s)
 {
-	s->fctrl = s->fpu.fcw;
-	s->fstat = s->fpu.fsw;
+	const uint8_t *fx = (const uint8_t *)&s->xsave;
+	const uint64_t ip = hv_le64(fx + 8), dp = hv_le64(fx + 16);
+
+	s->fctrl = hv_le16(fx);
+	s->fstat = hv_le16(fx + 2);
 	s->ftag = 0;
 	for (unsigned i = 0; i < 8; i++)
-		s->ftag |= s->fpu.ftwx >> i & 1 ? 0 : 3u << (2 * i);
-	s->fioff = (uint32_t)s->fpu.last_ip;
-	s->fiseg = (uint32_t)(s->fpu.last_ip >> 32) & 0xffff;
-	s->fooff = (uint32_t)s->fpu.last_dp;
-	s->foseg = (uint32_t)(s->fpu.last_dp >> 32) & 0xffff;
-	s->fop = s->fpu.last_opcode;
+		s->ftag |= fx[4] >> i & 1 ? 0 : 3u << (2 * i);
+	s->fop = hv_le16(fx + 6);
+	s->fioff = (uint32_t)ip;
+	s->fiseg = (uint32_t)(ip >> 32) & 0xffff;
+	s->fooff = (uint32_t)dp;
+	s->foseg = (uint32_t)(dp >> 32) & 0xffff;
 }
 
 static void fpu_from_gdb(struct hv_gdb_state *s, const struct hv_gdb_state *before)
 {
-	s->fpu.fcw = (uint16_t)s->fctrl;
-	s->fpu.fsw = (uint16_t)s->fstat;
-	s->fpu.ftwx = 0;
+	uint8_t *fx = (uint8_t *)&s->xsave;
+	uint8_t used = 0;
+
+	hv_put_le16(fx, (uint16_t)s->fctrl);
+	hv_put_le16(fx + 2, (uint16_t)s->fstat);
 	for (unsigned i = 0; i < 8; i++)
-		s->fpu.ftwx = (uint8_t)(s->fpu.ftwx | ((s->ftag >> (2 * i) & 3) != 3) << i);
+		used = (uint8_t)(used | ((s->ftag >> (2 * i) & 3) != 3) << i);
+	fx[4] = used;
+	hv_put_le16(fx + 6, (uint16_t)s->fop);
 	/* In 64-bit mode the pointers have 64 bits, of which gdb sees 48: untouched ones stay as they are. */
 	if (s->fioff != before->fioff || s->fiseg != before->fiseg)
-		s->fpu.last_ip = s->fioff | (uint64_t)(s->fiseg & 0xffff) << 32;
+		hv_put_le64(fx + 8, s->fioff | (uint64_t)(s->fiseg & 0xffff) << 32);
 	if (s->fooff != before->fooff || s->foseg != before->foseg)
-		s->fpu.last_dp = s->fooff | (uint64_t)(s->foseg & 0xffff) << 32;
-	s->fpu.last_opcode = (uint16_t)s->fop;
+		hv_put_le64(fx + 16, s->fooff | (uint64_t)(s->foseg & 0xffff) << 32);
+	/* XSTATE_BV: x87 and SSE are no longer in their initial state, or what was written would not count.
+	 */
+	if (memcmp(&s->xsave, &before->xsave, sizeof(s->xsave)) != 0)
+		fx[512] |= 3;
 }
 
 /* KVM's list of MSRs with room for the one that is wanted. */
@@ -295,8 +310,8 @@ int hv_gdb_state_get(const struct hv_vcpu *vcpu, struct hv_gdb_state *state, str
 		rc = hv_vcpu_get_sregs(vcpu, &state->sregs, err);
 	if (rc < 0)
 		return rc;
-	if (ioctl(vcpu->fd, KVM_GET_FPU, &state->fpu) < 0)
-		return hv_fail_errno(err, "vCPU %u: KVM_GET_FPU", vcpu->index);
+	if (ioctl(vcpu->fd, KVM_GET_XSAVE, &state->xsave) < 0)
+		return hv_fail_errno(err, "vCPU %u: KVM_GET_XSAVE", vcpu->index);
 	/* A vCPU that has no such register shows 0. */
 	(void)msr_ioctl(vcpu, KVM_GET_MSRS, MSR_KERNEL_GS_BASE, &state->kernel_gs_base);
 	fpu_to_gdb(state);
@@ -335,9 +350,9 @@ int hv_gdb_state_set(const struct hv_vcpu *vcpu, struct hv_gdb_state *state,
 		rc = hv_vcpu_set_sregs(vcpu, &state->sregs, err);
 	if (rc == 0 && memcmp(&state->regs, &before->regs, sizeof(state->regs)) != 0)
 		rc = hv_vcpu_set_regs(vcpu, &state->regs, err);
-	if (rc == 0 && memcmp(&state->fpu, &before->fpu, sizeof(state->fpu)) != 0 &&
-	    ioctl(vcpu->fd, KVM_SET_FPU, &state->fpu) < 0)
-		rc = hv_fail_errno(err, "vCPU %u: KVM_SET_FPU", vcpu->index);
+	if (rc == 0 && memcmp(&state->xsave, &before->xsave, sizeof(state->xsave)) != 0 &&
+	    ioctl(vcpu->fd, KVM_SET_XSAVE, &state->xsave) < 0)
+		rc = hv_fail_errno(err, "vCPU %u: KVM_SET_XSAVE", vcpu->index);
 	if (rc == 0 && state->kernel_gs_base != before->kernel_gs_base &&
 	    msr_ioctl(vcpu, KVM_SET_MSRS, MSR_KERNEL_GS_BASE, &state->kernel_gs_base) < 0)
 		rc = hv_fail(err, EINVAL, "vCPU %u: KVM refuses the kernel's GS base", vcpu->index);

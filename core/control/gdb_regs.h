@@ -12,9 +12,9 @@
 struct hv_gdb_state {
 	struct kvm_regs regs;
 	struct kvm_sregs sregs;
-	struct kvm_fpu fpu;
+	struct kvm_xsave xsave; /* KVM_GET_FPU would leave MXCSR out */
 	uint64_t kernel_gs_base;
-	uint32_t fctrl, fstat, ftag, fiseg, fioff, foseg, fooff, fop; /* fpu's, in the form gdb wants */
+	uint32_t fctrl, fstat, ftag, fiseg, fioff, foseg, fooff, fop; /* the x87's, in the form gdb wants */
 };
 
 /* Both on the vCPU's thread. _set writes only the parts that differ from `before`. */
