@@ -215,6 +215,11 @@ bool hv_gdb_get_number(const char **at, uint64_t *out)
 	return true;
 }
 
+bool hv_gdb_get_range(const char **at, uint64_t *addr, uint64_t *length)
+{
+	return hv_gdb_get_number(at, addr) && hv_gdb_skip(at, ",") && hv_gdb_get_number(at, length);
+}
+
 bool hv_gdb_skip(const char **at, const char *text)
 {
 	const size_t length = strlen(text);

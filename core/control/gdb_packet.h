@@ -1,6 +1,6 @@
 /*
- * Packets of the gdb remote serial protocol: finding them in a stream of bytes, and writing replies. Private to the
- * gdb stub. Rules: "Debugging with GDB", E.1 (overview) and E.9 (packet acknowledgment).
+ * Packets of the gdb remote serial protocol: finding them in a stream of bytes, and writing replies. Private
+ * to the gdb stub. Rules: "Debugging with GDB", E.1 (overview) and E.9 (packet acknowledgment).
  */
 #ifndef HV_CONTROL_GDB_PACKET_H
 #define HV_CONTROL_GDB_PACKET_H
@@ -9,13 +9,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What qSupported promises as PacketSize: the longest packet that is taken. The longest reply stays below it too. */
+/* What qSupported promises as PacketSize: the longest packet that is taken. The longest reply stays below it
+ * too. */
 #define HV_GDB_PACKET_MAX 16384
 
 enum hv_gdb_token {
-	HV_GDB_NOTHING,   /* more bytes are needed */
-	HV_GDB_PACKET,    /* data[0..length) is a packet's content, unescaped, followed by a zero byte */
-	HV_GDB_BAD,       /* a packet with a wrong checksum, or too long */
+	HV_GDB_NOTHING, /* more bytes are needed */
+	HV_GDB_PACKET,  /* data[0..length) is a packet's content, unescaped, followed by a zero byte */
+	HV_GDB_BAD,     /* a packet with a wrong checksum, or too long */
 	HV_GDB_ACK,
 	HV_GDB_NAK,
 	HV_GDB_INTERRUPT, /* Ctrl-C */
@@ -52,6 +53,8 @@ void hv_gdb_frame(struct hv_gdb_text *out, const struct hv_gdb_text *content);
 bool hv_gdb_get_hex(const char **at, void *out, size_t count);
 /* A hex number of 1 to 16 digits at *at, which moves on. */
 bool hv_gdb_get_number(const char **at, uint64_t *out);
+/* "address,length". */
+bool hv_gdb_get_range(const char **at, uint64_t *addr, uint64_t *length);
 /* True, and *at moves behind it, when *at starts with text. */
 bool hv_gdb_skip(const char **at, const char *text);
 
