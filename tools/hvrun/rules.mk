@@ -15,3 +15,15 @@ $(HVRUN_FILTER): $(BUILD)/gen/hvrun/mkfilter
 $(BUILD)/obj/tools/hvrun/sandbox.o $(BUILD)/obj/tests/hvrun/test_sandbox.o: $(HVRUN_FILTER)
 $(BUILD)/obj/tools/hvrun/sandbox.o $(BUILD)/obj/tests/hvrun/test_sandbox.o: \
 	ALL_CFLAGS += -I$(BUILD)/gen/hvrun $(if $(SAN),-DHV_FILTER_SANITIZED)
+
+# Where the static archives are, all of hvrun is one file without a dynamic linker. Measured from exec to the first byte
+# of --version, medians of 101: static 0.97 ms (an empty program: 0.85), static-pie 1.99 ms, shared 2.28 ms. The difference
+# is relocations: capstone's tables for all its architectures are 1.3 MiB of pointers, which a PIE has to patch, and so to
+# own as private memory, before main. So no PIE: heap, stacks and mappings are randomised still, and the sandbox stands
+# behind them.
+comma := ,
+hvrun_static_libs := elf capstone jansson z
+hvrun_is_static = $(if $(SAN),,$(if $(filter-out /%,$(foreach l,$(hvrun_static_libs),\
+	$(shell $(CC) -print-file-name=lib$(l).a))),,yes))
+hvrun_LDFLAGS = $(if $(hvrun_is_static),-static -Wl$(comma)--gc-sections)
+hvrun_PKG_LIBS = $(if $(hvrun_is_static),$(addprefix -l,$(hvrun_static_libs)))

@@ -15,9 +15,8 @@
 #include "control/qmp.h"
 #include "hvrun.h"
 
-#define CTRL(ch) ((ch)&0x1f)
-#define ESC      0x1b
-#define DEL      0x7f
+#define ESC 0x1b
+#define DEL 0x7f
 
 static const char help[] = "\n"
 			   "Ctrl-A x       end the VM\n"
