@@ -45,7 +45,7 @@ static int fail(const struct hv_error *err)
 {
 	if (err->text[0])
 		fprintf(stderr, "hvrun: %s\n", err->text);
-	if (err->status == HV_EXIT_USAGE)
+	else /* getopt has told what */
 		fprintf(stderr, "hvrun: `hvrun --help` lists the options\n");
 	return err->status ? (int)err->status : HV_EXIT_FAILED;
 }

@@ -20,10 +20,6 @@
 #include "filter/filter.h"
 #include "hvrun.h"
 
-static const struct sock_filter program[] = {
-#include "filter.inc"
-};
-
 /* --- Landlock ------------------------------------------------------------- */
 
 /* What is forbidden but in the folders below. Opening needs no rule here: the filter forbids it altogether.
@@ -82,12 +78,12 @@ void sandbox_folders(const struct hv_config *config, const struct hv_log *log)
 
 int sandbox_lock(struct hv_error *err)
 {
-	struct sock_filter mine[HV_ARRAY_SIZE(program)];
-	struct sock_fprog prog = {.len = HV_ARRAY_SIZE(program), .filter = mine};
+	struct sock_filter mine[HV_FILTER_MAX];
+	struct sock_fprog prog = {.len = hvrun_filter_length, .filter = mine};
 	long rc;
 
-	memcpy(mine, program, sizeof(mine));
-	for (size_t i = 0; i < HV_ARRAY_SIZE(mine); i++)
+	memcpy(mine, hvrun_filter, hvrun_filter_length * sizeof(mine[0]));
+	for (unsigned i = 0; i < hvrun_filter_length; i++)
 		if (mine[i].k == HV_FILTER_PID)
 			mine[i].k = (uint32_t)getpid();
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
