@@ -112,8 +112,8 @@ static void put_event(struct out *o, const struct hv_exit_record *rec, unsigned 
 	put_us(o, "ts", rec->at_ns - start);
 	put_us(o, "dur", rec->user_ns);
 	if (!io && !mmio) {
-		put(o, ",\"cat\":\"%s\",\"name\":\"%s\",\"args\":{\"number\":%" PRIu64 "}}", reason, reason,
-		    rec->addr);
+		put(o, ",\"cat\":\"%s\",\"name\":\"%s\",\"args\":{\"number\":\"0x%" PRIx64 "\"}}", reason,
+		    reason, rec->addr);
 		return;
 	}
 	put(o, ",\"cat\":\"%s\",\"name\":\"%s 0x%" PRIx64 "\"", reason,

@@ -1,10 +1,18 @@
 /*
- * What the filter's generator and sandbox.c agree on.
+ * The finished filter, and what its generator and its user agree on.
  */
 #ifndef HVRUN_FILTER_H
 #define HVRUN_FILTER_H
 
-/* Stands for hvrun's own PID in the generated program; above any PID that Linux gives (2^22). */
+#include <linux/filter.h>
+
+/* Stands for hvrun's own PID in the program; above any PID that Linux gives (2^22). */
 #define HV_FILTER_PID 0x7e57f11du
+
+extern const struct sock_filter hvrun_filter[];
+extern const unsigned short hvrun_filter_length;
+
+/* More than the program ever has: its user copies it. */
+#define HV_FILTER_MAX 1024
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * Writes hvrun's seccomp filter as C initialisers, on the build machine. libseccomp turns the list below into
+ * Writes hvrun's seccomp filter as a C file, on the build machine. libseccomp turns the list below into
  * BPF here, once, so that hvrun neither links it nor spends a millisecond of every start in it: at run time
  * the finished program is handed to the kernel as it is (tools/hvrun/sandbox.c).
  *
@@ -31,209 +31,67 @@
 
 /* Calls that are allowed whatever their arguments: they work on descriptors, memory and threads that we have.
  */
+/* clang-format off */
 static const char *const plain[] = {
-    /* bytes */
-    "read",
-    "write",
-    "readv",
-    "writev",
-    "pread64",
-    "pwrite64",
-    "preadv",
-    "pwritev",
-    "lseek",
-    "close",
-    "fstat",
-    "newfstatat",
-    "statx",
-    "ftruncate",
-    "fallocate",
-    "fsync",
-    "fdatasync",
-    "flock",
-    "dup",
-    "pipe2",
-    /* sockets that we hold */
-    "accept",
-    "accept4",
-    "recvfrom",
-    "recvmsg",
-    "sendto",
-    "sendmsg",
-    "shutdown",
-    "getsockopt",
-    "setsockopt",
-    "getsockname",
-    "getpeername",
-    /* waiting */
-    "poll",
-    "ppoll",
-    "select",
-    "pselect6",
-    "epoll_create1",
-    "epoll_ctl",
-    "epoll_wait",
-    "epoll_pwait",
-    "eventfd2",
-    "timerfd_create",
-    "timerfd_settime",
-    "timerfd_gettime",
-    "signalfd4",
-    "futex",
-    "nanosleep",
-    "clock_nanosleep",
-    "clock_gettime",
-    "clock_getres",
-    "gettimeofday",
-    "time",
-    "restart_syscall",
-    "sched_yield",
-    /* memory; mmap and mprotect are below */
-    "munmap",
-    "mremap",
-    "madvise",
-    "brk",
-    "membarrier",
-    /* threads and signals; clone and tgkill are below */
-    "exit",
-    "exit_group",
-    "set_robust_list",
-    "rseq",
-    "sigaltstack",
-    "rt_sigaction",
-    "rt_sigprocmask",
-    "rt_sigreturn",
-    "rt_sigtimedwait",
-    "sched_getaffinity",
-    "getpid",
-    "gettid",
-    "getuid",
-    "geteuid",
-    "getgid",
-    "getegid",
-    "getppid",
-    "getpgrp",
-    "getpgid",
-    /* our own socket, lock and trace go by these; Landlock keeps them in their folders */
-    "unlink",
-    "unlinkat",
-    "rename",
-    "renameat",
-    "renameat2",
-    /* the rest */
-    "getrandom",
-    "sysinfo",
-    "uname",
-    "getcpu",
-    "getrusage",
+	/* bytes */
+	"read", "write", "readv", "writev", "pread64", "pwrite64", "preadv", "pwritev", "lseek",
+	"close", "fstat", "newfstatat", "statx", "ftruncate", "fallocate", "fsync", "fdatasync",
+	"flock", "dup", "pipe2",
+	/* sockets that we hold */
+	"accept", "accept4", "recvfrom", "recvmsg", "sendto", "sendmsg", "shutdown", "getsockopt",
+	"setsockopt", "getsockname", "getpeername",
+	/* waiting */
+	"poll", "ppoll", "select", "pselect6", "epoll_create1", "epoll_ctl", "epoll_wait",
+	"epoll_pwait", "eventfd2", "timerfd_create", "timerfd_settime", "timerfd_gettime",
+	"signalfd4", "futex", "nanosleep", "clock_nanosleep", "clock_gettime", "clock_getres",
+	"gettimeofday", "time", "restart_syscall", "sched_yield",
+	/* memory; mmap and mprotect are below */
+	"munmap", "mremap", "madvise", "brk", "membarrier", "mincore",
+	/* threads and signals; clone and tgkill are below */
+	"exit", "exit_group", "set_robust_list", "rseq", "sigaltstack", "rt_sigaction",
+	"rt_sigprocmask", "rt_sigreturn", "rt_sigtimedwait", "sched_getaffinity", "getpid",
+	"gettid", "getuid", "geteuid", "getgid", "getegid", "getppid", "getpgrp", "getpgid",
+	/* our own socket, lock and trace go by these; Landlock keeps them in their folders */
+	"unlink", "unlinkat", "rename", "renameat", "renameat2",
+	/* the rest */
+	"getrandom", "sysinfo", "uname", "getcpu", "getrusage",
 };
+/* clang-format on */
 
 #ifdef HV_FILTER_SANITIZED
 /* What the sanitizers do when they report, and at exit when they look for leaks. Not in a build that users
  * get. */
+/* clang-format off */
 static const char *const sanitizers[] = {
-    "open",
-    "openat",
-    "readlink",
-    "readlinkat",
-    "getdents64",
-    "mmap",
-    "mprotect",
-    "clone",
-    "ptrace",
-    "wait4",
-    "prctl",
-    "prlimit64",
-    "process_vm_readv",
-    "stat",
-    "lstat",
-    "access",
-    "personality",
-    "fcntl",
-    "kill",
-    "tgkill",
-    "getcwd",
-    "mincore",
-    "ioctl",
-    "sched_getparam",
-    "sched_getscheduler",
-    "setrlimit",
-    "getrlimit",
-    "set_tid_address",
-    "arch_prctl",
-    "rt_sigpending",
+	"open", "openat", "readlink", "readlinkat", "getdents64", "mmap", "mprotect", "clone",
+	"ptrace", "wait4", "prctl", "prlimit64", "process_vm_readv", "stat", "lstat", "access",
+	"personality", "fcntl", "kill", "tgkill", "getcwd", "ioctl", "sched_getparam",
+	"sched_getscheduler", "setrlimit", "getrlimit", "set_tid_address", "arch_prctl",
+	"rt_sigpending",
 };
+/* clang-format on */
 #endif
 
+/* clang-format off */
 static const unsigned long ioctls[] = {
-    /* a vCPU (KVM_RUN has its own path, see prologue) */
-    KVM_RUN,
-    KVM_GET_REGS,
-    KVM_SET_REGS,
-    KVM_GET_SREGS,
-    KVM_SET_SREGS,
-    KVM_GET_SREGS2,
-    KVM_SET_SREGS2,
-    KVM_GET_FPU,
-    KVM_SET_FPU,
-    KVM_GET_XSAVE,
-    KVM_SET_XSAVE,
-    KVM_GET_XSAVE2,
-    KVM_GET_XCRS,
-    KVM_SET_XCRS,
-    KVM_GET_MSRS,
-    KVM_SET_MSRS,
-    KVM_GET_MSR_INDEX_LIST,
-    KVM_GET_CPUID2,
-    KVM_SET_CPUID2,
-    KVM_GET_LAPIC,
-    KVM_SET_LAPIC,
-    KVM_GET_MP_STATE,
-    KVM_SET_MP_STATE,
-    KVM_GET_VCPU_EVENTS,
-    KVM_SET_VCPU_EVENTS,
-    KVM_GET_DEBUGREGS,
-    KVM_SET_DEBUGREGS,
-    KVM_SET_GUEST_DEBUG,
-    KVM_INTERRUPT,
-    KVM_NMI,
-    KVM_SET_SIGNAL_MASK,
-    KVM_TRANSLATE,
-    KVM_GET_TSC_KHZ,
-    KVM_SET_TSC_KHZ,
-    KVM_KVMCLOCK_CTRL,
-    KVM_TPR_ACCESS_REPORTING,
-    /* a VM; no new one, no new device */
-    KVM_CHECK_EXTENSION,
-    KVM_SET_USER_MEMORY_REGION,
-    KVM_IRQ_LINE,
-    KVM_IRQ_LINE_STATUS,
-    KVM_SIGNAL_MSI,
-    KVM_SET_GSI_ROUTING,
-    KVM_GET_IRQCHIP,
-    KVM_SET_IRQCHIP,
-    KVM_GET_PIT2,
-    KVM_SET_PIT2,
-    KVM_GET_CLOCK,
-    KVM_SET_CLOCK,
-    KVM_IRQFD,
-    KVM_IOEVENTFD,
-    KVM_GET_DIRTY_LOG,
-    KVM_CLEAR_DIRTY_LOG,
-    KVM_RESET_DIRTY_RINGS,
-    KVM_GET_STATS_FD,
-    KVM_REINJECT_CONTROL,
-    /* a terminal; not TIOCSTI, which types into it */
-    TCGETS,
-    TCSETS,
-    TCSETSW,
-    TCSETSF,
-    TIOCGWINSZ,
-    TIOCGPGRP,
-    TIOCOUTQ,
-    FIONREAD,
-    FIONBIO,
+	/* a vCPU (KVM_RUN has its own path, see prologue) */
+	KVM_RUN, KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS, KVM_GET_SREGS2,
+	KVM_SET_SREGS2, KVM_GET_FPU, KVM_SET_FPU, KVM_GET_XSAVE, KVM_SET_XSAVE, KVM_GET_XSAVE2,
+	KVM_GET_XCRS, KVM_SET_XCRS, KVM_GET_MSRS, KVM_SET_MSRS, KVM_GET_MSR_INDEX_LIST,
+	KVM_GET_CPUID2, KVM_SET_CPUID2, KVM_GET_LAPIC, KVM_SET_LAPIC, KVM_GET_MP_STATE,
+	KVM_SET_MP_STATE, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, KVM_GET_DEBUGREGS,
+	KVM_SET_DEBUGREGS, KVM_SET_GUEST_DEBUG, KVM_INTERRUPT, KVM_NMI, KVM_SET_SIGNAL_MASK,
+	KVM_TRANSLATE, KVM_GET_TSC_KHZ, KVM_SET_TSC_KHZ, KVM_KVMCLOCK_CTRL,
+	KVM_TPR_ACCESS_REPORTING,
+	/* a VM; no new one, no new device */
+	KVM_CHECK_EXTENSION, KVM_SET_USER_MEMORY_REGION, KVM_IRQ_LINE, KVM_IRQ_LINE_STATUS,
+	KVM_SIGNAL_MSI, KVM_SET_GSI_ROUTING, KVM_GET_IRQCHIP, KVM_SET_IRQCHIP, KVM_GET_PIT2,
+	KVM_SET_PIT2, KVM_GET_CLOCK, KVM_SET_CLOCK, KVM_IRQFD, KVM_IOEVENTFD, KVM_GET_DIRTY_LOG,
+	KVM_CLEAR_DIRTY_LOG, KVM_RESET_DIRTY_RINGS, KVM_GET_STATS_FD, KVM_REINJECT_CONTROL,
+	/* a terminal; not TIOCSTI, which types into it */
+	TCGETS, TCSETS, TCSETSW, TCSETSF, TIOCGWINSZ, TIOCGPGRP, TIOCOUTQ, FIONREAD, FIONBIO,
 };
+/* clang-format on */
 
 static const int fcntls[] = {F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC};
 
@@ -341,8 +199,10 @@ int main(void)
 		fprintf(stderr, "mkfilter: the filter has an impossible length\n");
 		return 1;
 	}
-	printf("/* Made by tools/hvrun/filter/mkfilter.c. */\n");
+	printf("/* Made by tools/hvrun/filter/mkfilter.c. */\n#include \"filter.h\"\n\n"
+	       "const struct sock_filter hvrun_filter[] = {\n");
 	print(prologue, COUNT(prologue));
 	print(program, count);
+	printf("};\nconst unsigned short hvrun_filter_length = %zu;\n", COUNT(prologue) + count);
 	return fflush(stdout) == 0 ? 0 : 1;
 }

@@ -1,0 +1,264 @@
+/*
+ * The configuration: each option's good and bad values, files, and what only the whole can show.
+ */
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "machine/config.h"
+
+static struct hv_config c;
+static struct hv_error err;
+
+static void begin(void)
+{
+	hv_config_init(&c);
+	memset(&err, 0, sizeof(err));
+}
+
+static void end(void)
+{
+	hv_config_free(&c);
+}
+
+TestSuite(config, .init = begin, .fini = end, .timeout = 20);
+
+static void load(const char *text)
+{
+	char path[] = "/tmp/hv-config-XXXXXX";
+	int fd = mkstemp(path);
+
+	cr_assert(fd >= 0);
+	cr_assert_eq(write(fd, text, strlen(text)), (ssize_t)strlen(text));
+	close(fd);
+	hv_config_load(&c, path, &err);
+	unlink(path);
+}
+
+Test(config, has_the_documented_defaults)
+{
+	cr_assert_eq(c.mem, 64u << 20);
+	cr_assert_eq(c.cpus, 1);
+	cr_assert_eq(c.load_addr, 0x1000);
+	cr_assert_eq(c.serial.kind, HV_CHARDEV_STDIO);
+	cr_assert_eq(c.irqchip, HV_IRQCHIP_AUTO);
+	cr_assert(c.sandbox);
+	cr_assert_not(c.paused);
+}
+
+Test(config, every_option_of_the_table_is_known)
+{
+	for (size_t i = 0; hv_config_options[i].key; i++) {
+		memset(&err, 0, sizeof(err));
+		hv_config_set(&c, hv_config_options[i].key, "x", &err);
+		cr_assert_null(strstr(err.text, "there is no option"), "%s", err.text);
+	}
+	cr_assert_eq(hv_config_set(&c, "color", "red", &err), -EINVAL);
+	cr_assert_eq(err.status, HV_EXIT_USAGE);
+}
+
+Test(config, takes_good_values)
+{
+	static const char *const good[][2] = {
+	    {"name", "a-b.c_9"},       {"mem", "128M"},         {"mem", "4096"},      {"cpus", "64"},
+	    {"boot", "elf"},           {"load-addr", "0x7c00"}, {"initrd", "/m a b"}, {"append", ""},
+	    {"serial", "unix:/tmp/x"}, {"serial", "file:out"},  {"cpu", "baseline"},  {"irqchip", "split"},
+	    {"gdb", "tcp:1234"},       {"gdb", "unix:/tmp/g"},  {"trace", "t.json"},  {"timeout", "2.5"},
+	    {"sandbox", "off"},        {"paused", "no"},
+	};
+
+	for (size_t i = 0; i < HV_ARRAY_SIZE(good); i++)
+		cr_assert_eq(hv_config_set(&c, good[i][0], good[i][1], &err), 0, "%s %s: %s", good[i][0],
+			     good[i][1], err.text);
+	cr_assert_eq(hv_config_set(&c, "stats", NULL, &err), 0);
+	cr_assert(c.stats);
+	cr_assert_eq(c.timeout_ns, 2500000000u);
+	cr_assert_not(c.sandbox);
+}
+
+Test(config, refuses_bad_values_with_a_sentence_and_changes_nothing)
+{
+	static const char *const bad[][2] = {
+	    {"name", ""},       {"name", "a/b"},      {"name", ".hidden"},    {"name", "-x"},
+	    {"mem", "0"},       {"mem", "12Q"},       {"mem", "-1"},          {"mem", "99999999999G"},
+	    {"cpus", "0"},      {"cpus", "65"},       {"cpus", "1e3"},        {"boot", "bios"},
+	    {"serial", "tty"},  {"serial", "unix:"},  {"serial", "stdiox"},   {"irqchip", "maybe"},
+	    {"gdb", "tcp:0"},   {"gdb", "tcp:65536"}, {"gdb", "1234"},        {"gdb", "unix:"},
+	    {"timeout", "-1"},  {"timeout", "soon"},  {"sandbox", "perhaps"}, {"load-addr", "0x100000000"},
+	    {"cpu", "pentium"}, {"trace", ""},        {"image", ""},
+	};
+
+	for (size_t i = 0; i < HV_ARRAY_SIZE(bad); i++) {
+		memset(&err, 0, sizeof(err));
+		cr_assert_lt(hv_config_set(&c, bad[i][0], bad[i][1], &err), 0, "%s %s", bad[i][0], bad[i][1]);
+		cr_assert_neq(err.text[0], '\0');
+		cr_assert_eq(err.status, HV_EXIT_USAGE, "%s", err.text);
+	}
+	cr_assert_eq(c.mem, 64u << 20);
+	cr_assert_eq(c.cpus, 1);
+	cr_assert_eq(c.name[0], '\0');
+}
+
+Test(config, an_option_that_needs_a_value_says_so)
+{
+	cr_assert_eq(hv_config_set(&c, "mem", NULL, &err), -EINVAL);
+	cr_assert_not_null(strstr(err.text, "SIZE"));
+}
+
+Test(config, takes_sixteen_modules_and_no_more)
+{
+	for (int i = 0; i < HV_MODULES_MAX; i++)
+		cr_assert_eq(hv_config_set(&c, "initrd", "m", &err), 0);
+	cr_assert_eq(hv_config_set(&c, "initrd", "m", &err), -EINVAL);
+	cr_assert_eq(c.initrd_count, HV_MODULES_MAX);
+}
+
+Test(config, a_file_has_keys_values_quotes_and_comments)
+{
+	load("# a VM\n\nname = box # its name\n  mem 32M\r\ncpus=2\nappend \"a \\\"b\\\" # c\\n\" # real "
+	     "comment\n"
+	     "paused\nstats no\nsandbox off\nimage guest.bin");
+	cr_assert_str_empty(err.text);
+	cr_assert_str_eq(c.name, "box");
+	cr_assert_eq(c.mem, 32u << 20);
+	cr_assert_eq(c.cpus, 2);
+	cr_assert_str_eq(c.append, "a \"b\" # c\n");
+	cr_assert(c.paused);
+	cr_assert_not(c.stats);
+	cr_assert_str_eq(c.image, "/tmp/guest.bin", "relative to the file's folder, not to ours");
+}
+
+Test(config, relative_paths_in_a_file_count_from_it_everywhere)
+{
+	load("serial unix:a.sock\ngdb unix:g.sock\ntrace t.json\ninitrd 'm.bin one two'\n");
+	cr_assert_str_empty(err.text);
+	cr_assert_str_eq(c.serial.path, "/tmp/a.sock");
+	cr_assert_str_eq(c.gdb, "unix:/tmp/g.sock");
+	cr_assert_str_eq(c.trace, "/tmp/t.json");
+	cr_assert_str_eq(c.initrd[0], "/tmp/m.bin one two");
+}
+
+Test(config, mistakes_in_a_file_name_file_and_line)
+{
+	static const char *const bad[] = {
+	    "\n\ncpus none\n", "\n\nname \"open\n", "\n\nname 'a' b\n", "\n\ncolour red\n",
+	    "\n\nmem\n",       "\n\nimage\n",       "\n\nmem = \n",
+	};
+
+	for (size_t i = 0; i < HV_ARRAY_SIZE(bad); i++) {
+		memset(&err, 0, sizeof(err));
+		load(bad[i]);
+		cr_assert_eq(err.status, HV_EXIT_USAGE, "%zu", i);
+		cr_assert_not_null(strstr(err.text, ":3: "), "%s", err.text);
+	}
+}
+
+Test(config, a_file_that_is_none_is_refused)
+{
+	cr_assert_eq(hv_config_load(&c, "/nonexistent/x", &err), -ENOENT);
+	cr_assert_eq(hv_config_load(&c, "/tmp", &err), -EINVAL);
+	cr_assert_eq(hv_config_load(&c, "/dev/zero", &err), -EINVAL);
+}
+
+Test(config, what_is_written_is_read_back)
+{
+	char path[] = "/tmp/hv-config-XXXXXX";
+	struct hv_config back;
+	FILE *f = fdopen(mkstemp(path), "w");
+
+	cr_assert_not_null(f);
+	hv_config_set(&c, "image", "/a b/\"c\"", NULL);
+	hv_config_set(&c, "name", "twin", NULL);
+	hv_config_set(&c, "append", "x='1' \\ # \"q\"\nsecond", NULL);
+	hv_config_set(&c, "initrd", "/m1 one two", NULL);
+	hv_config_set(&c, "initrd", "/m2", NULL);
+	hv_config_set(&c, "serial", "unix:/s", NULL);
+	hv_config_set(&c, "gdb", "unix:/g", NULL);
+	hv_config_set(&c, "trace", "/t", NULL);
+	hv_config_set(&c, "cpu", "baseline", NULL);
+	hv_config_set(&c, "irqchip", "full", NULL);
+	hv_config_set(&c, "timeout", "1.000000007", NULL);
+	hv_config_set(&c, "paused", NULL, NULL);
+	hv_config_set(&c, "sandbox", "off", NULL);
+	hv_config_write(&c, f);
+	fclose(f);
+	hv_config_init(&back);
+	cr_assert_eq(hv_config_load(&back, path, &err), 0, "%s", err.text);
+	unlink(path);
+	cr_assert_str_eq(back.image, c.image);
+	cr_assert_str_eq(back.name, "twin");
+	cr_assert_str_eq(back.append, c.append);
+	cr_assert_eq(back.initrd_count, 2);
+	cr_assert_str_eq(back.initrd[0], "/m1 one two");
+	cr_assert_str_eq(back.serial.path, "/s");
+	cr_assert_str_eq(back.gdb, "unix:/g");
+	cr_assert_str_eq(back.trace, "/t");
+	cr_assert_str_eq(back.cpu_text, "baseline");
+	cr_assert_eq(back.irqchip, HV_IRQCHIP_FULL);
+	cr_assert_eq(back.timeout_ns, 1000000007u);
+	cr_assert(back.paused);
+	cr_assert_not(back.sandbox);
+	hv_config_free(&back);
+}
+
+Test(config, a_copy_shares_nothing)
+{
+	struct hv_config copy;
+
+	hv_config_set(&c, "image", "/i", NULL);
+	hv_config_set(&c, "initrd", "/m", NULL);
+	cr_assert_eq(hv_config_copy(&copy, &c, &err), 0);
+	cr_assert_neq(copy.image, c.image);
+	cr_assert_neq(copy.initrd[0], c.initrd[0]);
+	cr_assert_str_eq(copy.image, "/i");
+	hv_config_free(&copy);
+	cr_assert_str_eq(c.image, "/i");
+}
+
+Test(config, finishing_needs_an_image_and_invents_a_name)
+{
+	cr_assert_eq(hv_config_finish(&c, &err), -EINVAL);
+	hv_config_set(&c, "image", "/x/my guest!.bin", NULL);
+	cr_assert_eq(hv_config_finish(&c, &err), 0, "%s", err.text);
+	cr_assert_eq(strncmp(c.name, "myguest-", 8), 0, "%s", c.name);
+	cr_assert_eq(hv_name_check(c.name, &err), 0);
+}
+
+Test(config, an_invented_name_is_always_a_good_one)
+{
+	static const char *const images[] = {
+	    "/",
+	    "...",
+	    "-",
+	    "/x/..",
+	    "/x/---.elf",
+	    "/\xff\xfe",
+	    "\n",
+	    "/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
+
+	for (size_t i = 0; i < HV_ARRAY_SIZE(images); i++) {
+		c.name[0] = '\0';
+		cr_assert_eq(hv_config_set(&c, "image", images[i], &err), 0);
+		cr_assert_eq(hv_config_finish(&c, &err), 0);
+		cr_assert_eq(hv_name_check(c.name, &err), 0, "%s", c.name);
+	}
+}
+
+Test(config, more_memory_than_the_host_has_is_refused)
+{
+	hv_config_set(&c, "image", "/x", NULL);
+	cr_assert_eq(hv_config_set(&c, "mem", "30T", &err), 0);
+	cr_assert_eq(hv_config_finish(&c, &err), -EINVAL);
+	cr_assert_not_null(strstr(err.text, "this host's"), "%s", err.text);
+}
+
+Test(config, several_cpus_need_an_interrupt_controller)
+{
+	hv_config_set(&c, "image", "/x", NULL);
+	hv_config_set(&c, "cpus", "2", NULL);
+	hv_config_set(&c, "irqchip", "none", NULL);
+	cr_assert_eq(hv_config_finish(&c, &err), -EINVAL);
+	hv_config_set(&c, "irqchip", "full", NULL);
+	cr_assert_eq(hv_config_finish(&c, &err), 0, "%s", err.text);
+}
