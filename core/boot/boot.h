@@ -25,6 +25,7 @@ enum hv_boot_kind { HV_BOOT_AUTO, HV_BOOT_FLAT, HV_BOOT_ELF, HV_BOOT_MULTIBOOT, 
 #define HV_BOOT_STACK_TOP   0x8ff0ull /* the first RSP: 16-byte aligned, zeros above it end a backtrace */
 #define HV_BOOT_TABLES      0x9000ull /* a page with GDT and TSS, then PML4, PDPT and four PDs */
 #define HV_BOOT_TABLES_SIZE 0x7000ull
+#define HV_BOOT_HIGH_TABLES 0xbfe00000ull /* PDs for RAM above 4 GiB, 2 MiB below the PCI hole; only then */
 #define HV_BOOT_CMDLINE     0x20000ull /* command line with its terminating zero */
 #define HV_BOOT_CMDLINE_MAX 0x20000ull
 #define HV_BOOT_MODULES_MAX 64
@@ -95,8 +96,8 @@ int hv_entry_apply(const struct hv_entry *entry, const struct hv_vcpu *vcpu, str
 
 /*
  * longmode.c: writes a GDT and page tables that identity-map the first `map_size` bytes (rounded up to 1 GiB, at least
- * 4 GiB, at most 512 GiB) with 2 MiB pages (1 GiB pages beyond 4 GiB) at HV_BOOT_TABLES, and fills sregs for 64-bit
- * CPL 0 with paging on. Only sregs' segment, descriptor-table and control-register fields change.
+ * 4 GiB, at most 512 GiB) with 2 MiB pages at HV_BOOT_TABLES and HV_BOOT_HIGH_TABLES, and fills sregs for 64-bit CPL 0
+ * with paging on. Only sregs' segment, descriptor-table and control-register fields change.
  */
 int hv_longmode_setup(struct hv_memory *mem, uint64_t map_size, struct kvm_sregs *sregs, struct hv_error *err);
 /* Flat 32-bit protected mode, paging off; writes a GDT at HV_BOOT_TABLES. */
