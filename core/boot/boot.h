@@ -1,7 +1,7 @@
 /*
- * Boot: an image is put into guest memory and the first vCPU is told where to start. Every image is hostile until
- * checked. Loaders fill a struct hv_entry; hv_entry_apply gives it to a vCPU.
- * Rules: System V ABI (ELF), Multiboot 0.6.96, Xen's PVH (docs/misc/pvh.pandoc, elf note 18), SDM vol. 3A ch. 10.
+ * Boot: an image is put into guest memory and the first vCPU is told where to start. Every image is hostile
+ * until checked. Loaders fill a struct hv_entry; hv_entry_apply gives it to a vCPU. Rules: System V ABI
+ * (ELF), Multiboot 0.6.96, Xen's PVH (docs/misc/pvh.pandoc, elf note 18), SDM vol. 3A ch. 10.
  */
 #ifndef HV_BOOT_BOOT_H
 #define HV_BOOT_BOOT_H
@@ -25,7 +25,8 @@ enum hv_boot_kind { HV_BOOT_AUTO, HV_BOOT_FLAT, HV_BOOT_ELF, HV_BOOT_MULTIBOOT, 
 #define HV_BOOT_STACK_TOP   0x8ff0ull /* the first RSP: 16-byte aligned, zeros above it end a backtrace */
 #define HV_BOOT_TABLES      0x9000ull /* a page with GDT and TSS, then PML4, PDPT and four PDs */
 #define HV_BOOT_TABLES_SIZE 0x7000ull
-#define HV_BOOT_CMDLINE     0x20000ull /* command line with its terminating zero */
+#define HV_BOOT_HIGH_TABLES 0xbfe00000ull /* PDs for RAM above 4 GiB, 2 MiB below the PCI hole; only then */
+#define HV_BOOT_CMDLINE     0x20000ull    /* command line with its terminating zero */
 #define HV_BOOT_CMDLINE_MAX 0x20000ull
 #define HV_BOOT_MODULES_MAX 64
 
@@ -54,7 +55,7 @@ struct hv_boot_request {
 	const char *path; /* for sentences */
 	const void *data;
 	size_t size;
-	uint64_t load_addr; /* flat only */
+	uint64_t load_addr;  /* flat only */
 	const char *cmdline; /* "" for none */
 	const struct hv_module *modules;
 	unsigned module_count;
@@ -66,19 +67,21 @@ int hv_boot_kind_parse(enum hv_boot_kind *kind, const char *text, struct hv_erro
 const char *hv_boot_kind_name(enum hv_boot_kind kind);
 
 /*
- * What the bytes are, by content: a multiboot header in the first 8 KiB, else an ELF file with a PVH note, else
- * another ELF file, else flat. A damaged ELF file (it has the magic) is -EBADMSG, one for another machine -ENOEXEC.
- * *irqchip is what the image needs: its hvkit note when it has one (ELF note, name "hvkit", type 1, u32 enum
- * hv_irqchip), else NONE for flat and FULL for the others.
+ * What the bytes are, by content: a multiboot header in the first 8 KiB, else an ELF file with a PVH note,
+ * else another ELF file, else flat. A damaged ELF file (it has the magic) is -EBADMSG, one for another
+ * machine -ENOEXEC. *irqchip is what the image needs: its hvkit note when it has one (ELF note, name "hvkit",
+ * type 1, u32 enum hv_irqchip), else NONE for flat and FULL for the others.
  */
 int hv_boot_probe(const char *path, const void *data, size_t size, enum hv_boot_kind *kind,
 		  enum hv_irqchip *irqchip, struct hv_error *err);
 
-/* Loads by request->kind (AUTO probes first) and fills *entry. Guest memory may be half-written on failure. */
+/* Loads by request->kind (AUTO probes first) and fills *entry. Guest memory may be half-written on failure.
+ */
 int hv_boot_load(const struct hv_boot_request *request, struct hv_memory *mem, struct hv_entry *entry,
 		 struct hv_error *err);
 
-/* The loaders themselves, one file each: flat.c, elf.c, multiboot.c, pvh.c. request->kind is not looked at. */
+/* The loaders themselves, one file each: flat.c, elf.c, multiboot.c, pvh.c. request->kind is not looked at.
+ */
 int hv_boot_flat(const struct hv_boot_request *request, struct hv_memory *mem, struct hv_entry *entry,
 		 struct hv_error *err);
 int hv_boot_elf(const struct hv_boot_request *request, struct hv_memory *mem, struct hv_entry *entry,
@@ -88,17 +91,19 @@ int hv_boot_multiboot(const struct hv_boot_request *request, struct hv_memory *m
 int hv_boot_pvh(const struct hv_boot_request *request, struct hv_memory *mem, struct hv_entry *entry,
 		struct hv_error *err);
 
-/* Sets regs and sregs of the first vCPU for entry (calls longmode.c for HV_ENTRY_LONG). On the vCPU's thread or
- * before it starts. */
+/* Sets regs and sregs of the first vCPU for entry (calls longmode.c for HV_ENTRY_LONG). On the vCPU's thread
+ * or before it starts. */
 int hv_entry_apply(const struct hv_entry *entry, const struct hv_vcpu *vcpu, struct hv_memory *mem,
 		   struct hv_error *err);
 
 /*
- * longmode.c: writes a GDT and page tables that identity-map the first `map_size` bytes (rounded up to 1 GiB, at least
- * 4 GiB, at most 512 GiB) with 2 MiB pages (1 GiB pages beyond 4 GiB) at HV_BOOT_TABLES, and fills sregs for 64-bit
- * CPL 0 with paging on. Only sregs' segment, descriptor-table and control-register fields change.
+ * longmode.c: writes a GDT and page tables that identity-map the first `map_size` bytes (rounded up to 1 GiB,
+ * at least 4 GiB, at most 512 GiB) with 2 MiB pages at HV_BOOT_TABLES and HV_BOOT_HIGH_TABLES, and fills
+ * sregs for 64-bit CPL 0 with paging on. Only sregs' segment, descriptor-table and control-register fields
+ * change.
  */
-int hv_longmode_setup(struct hv_memory *mem, uint64_t map_size, struct kvm_sregs *sregs, struct hv_error *err);
+int hv_longmode_setup(struct hv_memory *mem, uint64_t map_size, struct kvm_sregs *sregs,
+		      struct hv_error *err);
 /* Flat 32-bit protected mode, paging off; writes a GDT at HV_BOOT_TABLES. */
 int hv_protected_setup(struct hv_memory *mem, struct kvm_sregs *sregs, struct hv_error *err);
 HV_API_END

@@ -132,10 +132,11 @@ static uint64_t find_room(const struct hv_memory *mem, uint64_t from, uint64_t s
 		const struct hv_slot *s = &mem->slots[i];
 		uint64_t at = s->gpa > from ? s->gpa : from;
 
-		if (s->readonly || at > HV_BOOT_4GIB)
+		if (s->readonly || at > HV_BOOT_HIGH_TABLES)
 			continue;
 		at = hv_round_up(at, HV_PAGE_SIZE);
-		if (hv_inside(at - s->gpa, size ? size : 1, s->size) && hv_inside(at, size, HV_BOOT_4GIB))
+		if (hv_inside(at - s->gpa, size ? size : 1, s->size) &&
+		    hv_inside(at, size, HV_BOOT_HIGH_TABLES))
 			return at;
 	}
 	return 0;
@@ -157,7 +158,7 @@ int hv_boot_place_modules(const struct hv_boot_request *request, const struct hv
 		if (!gpa)
 			return hv_fail(
 			    err, ENOMEM,
-			    "%s: module %u (%s, %zu bytes) doesn't fit into the RAM below 4 GiB and above "
+			    "%s: module %u (%s, %zu bytes) doesn't fit into the RAM below 3 GiB and above "
 			    "0x%" PRIx64 "; give the VM more memory (--mem)",
 			    request->path, i, m->name ? m->name : "", m->size, at);
 		if (hv_memory_write(mem, gpa, m->data, m->size))

@@ -9,7 +9,7 @@
 
 /* All that 32-bit kernels are given lies below this. */
 #define HV_BOOT_4GIB    0x100000000ull
-/* Identity paging reaches this far at most: one PDPT of 1 GiB entries. */
+/* Identity paging reaches this far at most: one PDPT. */
 #define HV_BOOT_MAP_MAX (512ull << 30)
 
 /* Types of memory, the numbers of E820, PVH and multiboot alike. */
@@ -50,7 +50,7 @@ int hv_boot_zero(const struct hv_memory *mem, uint64_t gpa, uint64_t size);
  */
 unsigned hv_boot_memory_map(const struct hv_memory *mem, struct hv_region map[HV_REGIONS_MAX]);
 
-/* Puts the request's modules page-aligned above kernel_end and above 1 MiB, below 4 GiB. */
+/* Puts the request's modules page-aligned above kernel_end and above 1 MiB, below 3 GiB. */
 int hv_boot_place_modules(const struct hv_boot_request *request, const struct hv_memory *mem,
 			  uint64_t kernel_end, struct hv_placed placed[HV_BOOT_MODULES_MAX],
 			  struct hv_error *err);

@@ -12,6 +12,7 @@
  * Rules: SDM vol. 3A, 3.4.5 (descriptors), 4.5 (4-level paging), 8.2.3 and 8.7 (TSS), 10.8.5 (entering IA-32e
  * mode).
  */
+#include <inttypes.h>
 #include <string.h>
 
 #include "base/bytes.h"
@@ -22,7 +23,8 @@
 #define TSS_ADDR  (HV_BOOT_TABLES + 0x80) /* in the GDT's page, behind it */
 #define PML4_ADDR (HV_BOOT_TABLES + 0x1000)
 #define PDPT_ADDR (HV_BOOT_TABLES + 0x2000)
-#define PD_ADDR   (HV_BOOT_TABLES + 0x3000) /* four, for the first 4 GiB */
+#define PD_ADDR   (HV_BOOT_TABLES + 0x3000) /* four; those for what lies above are at HV_BOOT_HIGH_TABLES */
+#define LOW_GIBS  4ull
 
 #define GDT_CODE    1 /* indexes; the selector is eight times the index */
 #define GDT_DATA    2
@@ -112,33 +114,44 @@ static int write_gdt(const struct hv_memory *mem, const struct kvm_sregs *sregs,
 	return 0;
 }
 
-/* Each address maps to itself: 2 MiB pages for the first 4 GiB, 1 GiB pages above. All is the kernel's own.
+/*
+ * Each address maps to itself, by pages of 2 MiB, one PD for a GiB. (Pages of 1 GiB would need no PDs, but
+ * the guest's CPU may lack them, and then a walk through one faults.) All pages are the kernel's own: code at
+ * CPL 3 needs others.
  */
 static int write_page_tables(const struct hv_memory *mem, uint64_t gibs, struct hv_error *err)
 {
 	uint8_t *pml4 = hv_memory_at(mem, PML4_ADDR, HV_PAGE_SIZE);
 	uint8_t *pdpt = hv_memory_at(mem, PDPT_ADDR, HV_PAGE_SIZE);
-	uint8_t *pd = hv_memory_at(mem, PD_ADDR, 4 * HV_PAGE_SIZE);
 
-	if (!pml4 || !pdpt || !pd)
+	if (!pml4 || !pdpt)
 		return hv_fail(err, ENOMEM,
 			       "No RAM at 0x%llx for page tables; give the VM at least 256 KiB (--mem)",
 			       PML4_ADDR);
 	memset(pml4, 0, HV_PAGE_SIZE);
 	memset(pdpt, 0, HV_PAGE_SIZE);
 	hv_put_le64(pml4, PDPT_ADDR | PTE_PRESENT | PTE_WRITE);
-	for (uint64_t i = 0; i < 4; i++)
-		hv_put_le64(pdpt + i * 8, (PD_ADDR + i * HV_PAGE_SIZE) | PTE_PRESENT | PTE_WRITE);
-	for (uint64_t i = 4; i < gibs; i++)
-		hv_put_le64(pdpt + i * 8, i << 30 | PTE_PRESENT | PTE_WRITE | PTE_LARGE);
-	for (uint64_t i = 0; i < 4 * PTE_COUNT; i++)
-		hv_put_le64(pd + i * 8, i << 21 | PTE_PRESENT | PTE_WRITE | PTE_LARGE);
+	for (uint64_t gib = 0; gib < gibs; gib++) {
+		uint64_t gpa = gib < LOW_GIBS ? PD_ADDR + gib * HV_PAGE_SIZE
+					      : HV_BOOT_HIGH_TABLES + (gib - LOW_GIBS) * HV_PAGE_SIZE;
+		uint8_t *pd = hv_memory_at(mem, gpa, HV_PAGE_SIZE);
+
+		if (!pd)
+			return hv_fail(err, ENOMEM,
+				       "No RAM at 0x%" PRIx64
+				       " for page tables; give the VM at least 256 KiB (--mem)",
+				       gpa);
+		hv_put_le64(pdpt + gib * 8, gpa | PTE_PRESENT | PTE_WRITE);
+		for (uint64_t i = 0; i < PTE_COUNT; i++)
+			hv_put_le64(pd + i * 8, gib << 30 | i << 21 | PTE_PRESENT | PTE_WRITE | PTE_LARGE);
+	}
 	return 0;
 }
 
 int hv_longmode_setup(struct hv_memory *mem, uint64_t map_size, struct kvm_sregs *sregs, struct hv_error *err)
 {
-	uint64_t gibs = map_size >= HV_BOOT_MAP_MAX ? PTE_COUNT : hv_round_up(map_size, 1ull << 30) >> 30;
+	uint64_t size = map_size < HV_BOOT_MAP_MAX ? map_size : HV_BOOT_MAP_MAX;
+	uint64_t gibs = size > LOW_GIBS << 30 ? hv_round_up(size, 1ull << 30) >> 30 : LOW_GIBS;
 	int rc;
 
 	set_segments(sregs, true, TSS_ADDR);

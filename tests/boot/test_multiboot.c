@@ -53,7 +53,7 @@ Test(multiboot, an_elf_kernel_gets_magic_and_information)
 	cr_expect_eq(ram32(&ram, info + 20), 2);
 	mods = ram32(&ram, info + 24);
 	cr_expect_eq(ram32(&ram, mods) % HV_PAGE_SIZE, 0);
-	cr_expect_arr_eq(hv_memory_at(&ram, ram32(&ram, mods), 6), "initrd", 6);
+	cr_assert_arr_eq(hv_memory_at(&ram, ram32(&ram, mods), 6), "initrd", 6);
 	cr_expect_eq(ram32(&ram, mods + 4) - ram32(&ram, mods), 6);
 	cr_expect_str_eq(ram_string(&ram, ram32(&ram, mods + 8)), "initrd arg");
 	cr_expect_str_eq(ram_string(&ram, ram32(&ram, mods + 24)), "");
