@@ -1,6 +1,6 @@
 /*
- * IDT, TSS, and what happens on an exception that nobody handles: the registers are printed and the guest ends.
- * Rules: SDM vol. 3A, 6.14 (exceptions in 64-bit mode), 7.7 (TSS in 64-bit mode).
+ * IDT, TSS, and what happens on an exception that nobody handles: the registers are printed and the guest
+ * ends. Rules: SDM vol. 3A, 6.14 (exceptions in 64-bit mode), 7.7 (TSS in 64-bit mode).
  */
 #include "console.h"
 #include "end.h"
@@ -54,7 +54,8 @@ void trap_init(void)
 	tss.rsp[0] = (uint64_t)trap_stack_end;
 	tss.io_map = sizeof(tss);
 	uint64_t base = (uint64_t)&tss;
-	gdt[SEL_TSS / 8] = (sizeof(tss) - 1) | (base & 0xffffff) << 16 | 0x89ull << 40 | (base >> 24 & 0xff) << 56;
+	gdt[SEL_TSS / 8] =
+	    (sizeof(tss) - 1) | (base & 0xffffff) << 16 | 0x89ull << 40 | (base >> 24 & 0xff) << 56;
 	gdt[SEL_TSS / 8 + 1] = base >> 32;
 	__asm__ volatile("ltr %w0" : : "r"(SEL_TSS));
 }
@@ -66,14 +67,17 @@ void trap_set(unsigned vector, trap_handler *handler)
 
 static _Noreturn void panic(const struct trap_frame *f)
 {
-	static const char *const names[] = {"#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "",
-					    "#TS", "#NP", "#SS", "#GP", "#PF", "",    "#MF", "#AC", "#MC", "#XM"};
+	static const char *const names[] = {"#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD",
+					    "#NM", "#DF", "",    "#TS", "#NP", "#SS", "#GP",
+					    "#PF", "",    "#MF", "#AC", "#MC", "#XM"};
 	const char *name = f->vector < sizeof(names) / sizeof(names[0]) ? names[f->vector] : "";
-	con_printf("\npanic: exception %lu %s, error code 0x%lx, at CPL %lu\n", f->vector, name, f->error, f->cs & 3);
+	con_printf("\npanic: exception %lu %s, error code 0x%lx, at CPL %lu\n", f->vector, name, f->error,
+		   f->cs & 3);
 	con_printf("  rip %016lx  rsp %016lx  rflags %08lx\n", f->rip, f->rsp, f->rflags);
 	con_printf("  rax %016lx  rbx %016lx  rcx %016lx\n", f->rax, f->rbx, f->rcx);
 	con_printf("  rdx %016lx  rsi %016lx  rdi %016lx\n", f->rdx, f->rsi, f->rdi);
-	con_printf("  cr0 %08lx  cr2 %016lx  cr3 %016lx  cr4 %08lx\n", read_cr0(), read_cr2(), read_cr3(), read_cr4());
+	con_printf("  cr0 %08lx  cr2 %016lx  cr3 %016lx  cr4 %08lx\n", read_cr0(), read_cr2(), read_cr3(),
+		   read_cr4());
 	guest_exit(GUEST_PANIC);
 }
 

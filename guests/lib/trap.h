@@ -28,7 +28,8 @@ enum {
 
 typedef void trap_handler(struct trap_frame *frame);
 
-/* Loads IDT and TSS. Without a handler an exception prints the registers and ends the guest with GUEST_PANIC. */
+/* Loads IDT and TSS. Without a handler an exception prints the registers and ends the guest with GUEST_PANIC.
+ */
 void trap_init(void);
 void trap_set(unsigned vector, trap_handler *handler);
 
@@ -36,9 +37,9 @@ void trap_set(unsigned vector, trap_handler *handler);
 int wrmsr_checked(uint32_t msr, uint64_t value);
 
 /*
- * Calls fn(arg) at CPL 3 with IOPL 3 (so that it may use ports) and interrupts off, on a stack of its own, and returns
- * what it returned. fn comes back by an exception: ud2 behind it, which the handler recognises by its address. `int n`
- * would be the usual gate, but software back ends of KVM don't emulate it.
+ * Calls fn(arg) at CPL 3 with IOPL 3 (so that it may use ports) and interrupts off, on a stack of its own,
+ * and returns what it returned. fn comes back by an exception: ud2 behind it, which the handler recognises by
+ * its address. `int n` would be the usual gate, but software back ends of KVM don't emulate it.
  */
 uint64_t user_call(uint64_t (*fn)(void *arg), void *arg);
 
