@@ -16,7 +16,7 @@
  * time it takes to print). Should the TSC ever be set back, time goes on from where it was, and the heartbeat
  * ends in `back=US`.
  *
- * It sets up its own paging and drops to CPL 3 with IOPL 3, where it may use ports and where guest code runs
+ * It sets up its own paging and drops to CPL 3 with a port bitmap for its output, since there guest code runs
  * at native speed on every back end of KVM. Ends by hlt (status 0); GUEST_FAILED when a page lost what was
  * written to it.
  */

@@ -1,7 +1,10 @@
 /*
  * IDT, TSS, and what happens on an exception that nobody handles: the registers are printed and the guest
- * ends. Rules: SDM vol. 3A, 6.14 (exceptions in 64-bit mode), 7.7 (TSS in 64-bit mode).
+ * ends. Rules: SDM vol. 3A, 6.14 (exceptions in 64-bit mode), 7.7 (TSS in 64-bit mode); vol. 1, 19.5.2
+ * (I/O permission bitmap).
  */
+#include <stddef.h>
+
 #include "console.h"
 #include "end.h"
 #include "io.h"
@@ -10,6 +13,7 @@
 
 #define GATE_INTERRUPT 0x8e /* present, DPL 0, interrupt gate: IF is cleared on the way in */
 #define STUB_SIZE      16
+#define USER_PORTS     0x400 /* ports below may be used at CPL 3: the bitmap has a zero bit for each */
 
 struct gate {
 	uint16_t offset_low, selector;
@@ -22,7 +26,9 @@ struct tss {
 	uint32_t reserved0;
 	uint64_t rsp[3];
 	uint64_t reserved1, ist[7], reserved2;
-	uint16_t reserved3, io_map;
+	uint16_t reserved3, io_map; /* offset of the bitmap */
+	uint8_t io_bits[USER_PORTS / 8];
+	uint8_t io_end; /* all ones; the CPU reads two bytes even for the last port */
 } __attribute__((packed));
 
 extern const char trap_stubs[], trap_stack_end[], user_leave[], user_return[];
@@ -52,7 +58,8 @@ void trap_init(void)
 
 	/* rsp[0] is the stack that the CPU takes when an exception leads from CPL 3 to CPL 0. */
 	tss.rsp[0] = (uint64_t)trap_stack_end;
-	tss.io_map = sizeof(tss);
+	tss.io_map = offsetof(struct tss, io_bits);
+	tss.io_end = 0xff;
 	uint64_t base = (uint64_t)&tss;
 	gdt[SEL_TSS / 8] =
 	    (sizeof(tss) - 1) | (base & 0xffffff) << 16 | 0x89ull << 40 | (base >> 24 & 0xff) << 56;

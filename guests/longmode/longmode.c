@@ -27,6 +27,13 @@ HVKIT_IRQCHIP_NOTE(IRQCHIP_NONE);
 #define GIB     (1ull << 30)
 #define NO_PAGE UINT64_MAX
 
+/* start64.S keeps what the loader gave. */
+extern const uint16_t entry_cs;
+extern const struct {
+	uint16_t limit;
+	uint64_t base;
+} __attribute__((packed)) entry_gdt;
+
 static unsigned failures;
 
 static void check(bool ok, const char *what)
@@ -44,14 +51,12 @@ static void check_registers(uint64_t entry_cr3)
 	check((efer & (EFER_LME | EFER_LMA)) == (EFER_LME | EFER_LMA),
 	      "EFER: long mode is enabled and active");
 
-	uint16_t cs;
-	uint32_t rights;
-	bool valid;
-	__asm__("mov %%cs, %0" : "=r"(cs));
-	__asm__("lar %2, %0" : "=r"(rights), "=@ccz"(valid) : "r"((uint32_t)cs));
-	con_printf("CS 0x%x: L=%u D=%u CPL=%u\n", cs, rights >> 21 & 1, rights >> 22 & 1, cs & 3u);
-	check(valid && (rights >> 21 & 1) && !(rights >> 22 & 1) && !(cs & 3),
-	      "CS: 64-bit code at CPL 0 (L set, D clear)");
+	/* The descriptor is read from memory; lar would do the same, but software back ends don't emulate it.
+	 */
+	uint64_t descriptor = ((const uint64_t *)entry_gdt.base)[entry_cs / 8];
+	bool l = descriptor >> 53 & 1, d = descriptor >> 54 & 1;
+	con_printf("CS 0x%x: L=%u D=%u CPL=%u\n", entry_cs, l, d, entry_cs & 3u);
+	check(l && !d && !(entry_cs & 3), "CS: 64-bit code at CPL 0 (L set, D clear)");
 }
 
 /* The physical address that virtual address va has by the tables at cr3, or NO_PAGE. Tables lie in mapped
