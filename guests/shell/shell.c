@@ -9,7 +9,7 @@
 #include "start.h"
 #include "trap.h"
 
-HVKIT_IRQCHIP_NOTE(IRQCHIP_FULL);
+HVKIT_IRQCHIP_NOTE(IRQCHIP_SPLIT); /* local APIC and IOAPIC are enough */
 
 void guest_main(const struct boot_info *boot)
 {
@@ -21,7 +21,7 @@ void guest_main(const struct boot_info *boot)
 	con_printf("hvkit shell %s, booted by %s, %lu MiB of RAM. Type help.\n", GUEST_VERSION,
 		   boot->protocol, (ram + (1u << 19)) >> 20);
 	store_init();
-	pic_init(); /* all its lines masked: interrupts come through the IOAPIC */
+	pic_init(); /* where there is one, all its lines are masked: interrupts come through the IOAPIC */
 	lapic_init(false);
 	timer_init();
 	terminal_init();

@@ -17,20 +17,21 @@
 #define CTRL_U    0x15
 #define DELETE    0x7f
 
-static volatile uint8_t ring[RING];
+static uint8_t ring[RING];
 static volatile unsigned ring_in, ring_out; /* counts; their difference is what the ring holds */
 static char line[LINE_MAX + 1];
+
+/* Moves bytes from the UART to the ring while both allow it. What stays in the UART holds back the sender. */
+static void drain(void)
+{
+	while (ring_in - ring_out < RING && inb(UART + UART_LSR) & UART_LSR_DR)
+		ring[ring_in++ % RING] = inb(UART + UART_DATA);
+}
 
 static void on_uart(struct trap_frame *frame)
 {
 	(void)frame;
-	/* The pin is edge-triggered: all bytes must be taken, or there is no next edge. A full ring drops
-	 * them. */
-	while (inb(UART + UART_LSR) & UART_LSR_DR) {
-		uint8_t byte = inb(UART + UART_DATA);
-		if (ring_in - ring_out < RING)
-			ring[ring_in++ % RING] = byte;
-	}
+	drain();
 	lapic_eoi();
 }
 
@@ -43,14 +44,17 @@ void terminal_init(void)
 
 static uint8_t next_byte(void)
 {
-	for (;;) {
-		irq_off();
-		if (ring_in != ring_out)
-			break;
-		irq_on_and_halt();
+	irq_off();
+	while (ring_in == ring_out) {
+		/* The pin is edge-triggered: what a full ring left in the UART gives no interrupt, nor does
+		 * what follows. */
+		drain();
+		if (ring_in == ring_out) {
+			irq_on_and_halt();
+			irq_off();
+		}
 	}
-	uint8_t byte = ring[ring_out % RING];
-	ring_out++;
+	uint8_t byte = ring[ring_out++ % RING];
 	irq_on();
 	return byte;
 }
