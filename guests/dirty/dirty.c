@@ -1,5 +1,6 @@
 /*
- * dirty: a guest whose write rate and working set are known, for measuring pre-copy migration and live checkpoints.
+ * dirty: a guest whose write rate and working set are known, for measuring pre-copy migration and live
+ * checkpoints.
  *
  *   rate=MB    megabytes (10^6 bytes) a second to write, 0 for as fast as it can    default 100
  *   ws=MB      working set in MiB, written page by page from its start to its end   default 16
@@ -9,13 +10,15 @@
  *   verify=1   checks each page before it is written again, and all at the end
  *   tsc_khz=N  the TSC's frequency, for a VM that can't tell it
  *
- * A heartbeat is `beat N t=US wrote=BYTES stall=US longest=US`: its time since the start, the longest time between two
- * looks at the clock since the last heartbeat, and the longest of all. The clock is looked at after every page, so a
- * stall is the time during which the guest did not run (and, once in a heartbeat, the time it takes to print). Should
- * the TSC ever be set back, time goes on from where it was, and the heartbeat ends in `back=US`.
+ * A heartbeat is `beat N t=US wrote=BYTES stall=US longest=US`: its time since the start, the longest time
+ * between two looks at the clock since the last heartbeat, and the longest of all. The clock is looked at
+ * after every page, so a stall is the time during which the guest did not run (and, once in a heartbeat, the
+ * time it takes to print). Should the TSC ever be set back, time goes on from where it was, and the heartbeat
+ * ends in `back=US`.
  *
- * It sets up its own paging and drops to CPL 3 with IOPL 3, where it may use ports and where guest code runs at native
- * speed on every back end of KVM. Ends by hlt (status 0); GUEST_FAILED when a page lost what was written to it.
+ * It sets up its own paging and drops to CPL 3 with a port bitmap for its output, since there guest code runs
+ * at native speed on every back end of KVM. Ends by hlt (status 0); GUEST_FAILED when a page lost what was
+ * written to it.
  */
 #include "bootinfo.h"
 #include "clock.h"
@@ -57,9 +60,10 @@ static struct options read_options(const struct boot_info *boot)
 	uint64_t end = boot_ram_end(boot, base);
 	end = end < MAPPED ? end : MAPPED;
 	if (set == 0 || end <= base || set > (end - base) / MIB)
-		refuse("ws= does not fit the RAM between the guest and its end (or 4 GiB); give the VM more memory");
-	con_printf("dirty: rate %lu MB/s, working set %lu MiB at 0x%lx, tsc %lu kHz (%s), verify %s\n", rate, set, base,
-		   khz, source, boot_option(boot, "verify", 0) ? "on" : "off");
+		refuse("ws= does not fit the RAM between the guest and its end (or 4 GiB); give the VM more "
+		       "memory");
+	con_printf("dirty: rate %lu MB/s, working set %lu MiB at 0x%lx, tsc %lu kHz (%s), verify %s\n", rate,
+		   set, base, khz, source, boot_option(boot, "verify", 0) ? "on" : "off");
 	return (struct options){.rate = rate * MB,
 				.set_pages = set * MIB / PAGE_SIZE,
 				.beat_us = beat * 1000,

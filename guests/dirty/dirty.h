@@ -1,5 +1,6 @@
 /*
- * The parts of `dirty`: the options, the writer, its clock and its heartbeat. All of it but guest_main runs at CPL 3.
+ * The parts of `dirty`: the options, the writer, its clock and its heartbeat. All of it but guest_main runs
+ * at CPL 3.
  */
 #ifndef DIRTY_H
 #define DIRTY_H
@@ -11,11 +12,11 @@
 #define MIB       (1ul << 20)
 
 struct options {
-	uint64_t rate;       /* bytes a second; 0: as fast as the CPU can */
-	uint64_t set_pages;  /* working set */
-	uint64_t beat_us;    /* between two heartbeats; 0: none */
-	uint64_t total;      /* bytes after which it ends; 0: no such limit */
-	uint64_t end_us;     /* time after which it ends; 0: no such limit */
+	uint64_t rate;      /* bytes a second; 0: as fast as the CPU can */
+	uint64_t set_pages; /* working set */
+	uint64_t beat_us;   /* between two heartbeats; 0: none */
+	uint64_t total;     /* bytes after which it ends; 0: no such limit */
+	uint64_t end_us;    /* time after which it ends; 0: no such limit */
 	bool verify;
 	uint8_t *base; /* where the working set begins */
 	uint32_t tsc_khz;
@@ -32,11 +33,13 @@ uint64_t clock_read(struct stopwatch *clock); /* units since start; notes the st
 uint64_t clock_us(const struct stopwatch *clock, uint64_t units);
 uint64_t clock_units(const struct stopwatch *clock, uint64_t us);
 
-/* Fills a page with words made of its number and a sequence number; checks that it holds what was written last. */
+/* Fills a page with words made of its number and a sequence number; checks that it holds what was written
+ * last. */
 void page_write(uint8_t *page, uint64_t number, uint64_t sequence);
 bool page_check(const uint8_t *page, uint64_t number, uint64_t sequence);
 
-/* Writes the working set again and again as *options say. 0, or 1 when a page held something else than was written. */
+/* Writes the working set again and again as *options say. 0, or 1 when a page held something else than was
+ * written. */
 uint64_t writer(void *options);
 
 #endif

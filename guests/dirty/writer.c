@@ -1,12 +1,13 @@
 /*
  * The writer: page after page of the working set, paced by the TSC, a heartbeat line every few milliseconds.
  *
- * The writer may write page k as soon as rate * time allows k pages. When something stops the VM (a pause, a migration's
- * downtime) it falls behind; it may catch up what it missed in DEBT_US, the rest is forgiven, so that no burst faster
- * than the rate was asked for follows a stop. What it really wrote stands in each heartbeat.
+ * The writer may write page k as soon as rate * time allows k pages. When something stops the VM (a pause, a
+ * migration's downtime) it falls behind; it may catch up what it missed in DEBT_US, the rest is forgiven, so
+ * that no burst faster than the rate was asked for follows a stop. What it really wrote stands in each
+ * heartbeat.
  *
- * Page contents: words that no other page and no other turn has. A migration or a snapshot that loses one write of one
- * page is caught at the next turn, when the page is checked before it is written.
+ * Page contents: words that no other page and no other turn has. A migration or a snapshot that loses one
+ * write of one page is caught at the next turn, when the page is checked before it is written.
  */
 #include "console.h"
 #include "dirty.h"
@@ -39,12 +40,13 @@ uint64_t clock_read(struct stopwatch *clock)
 
 uint64_t clock_us(const struct stopwatch *clock, uint64_t units)
 {
-	return (uint64_t)((unsigned __int128)units * 1000 / clock->khz);
+	return units / clock->khz * 1000 +
+	       units % clock->khz * 1000 / clock->khz; /* in two steps: no overflow */
 }
 
 uint64_t clock_units(const struct stopwatch *clock, uint64_t us)
 {
-	return (uint64_t)((unsigned __int128)us * clock->khz / 1000);
+	return us / 1000 * clock->khz + us % 1000 * clock->khz / 1000;
 }
 
 static uint64_t page_word(uint64_t number, uint64_t sequence)
@@ -74,15 +76,16 @@ static uint64_t lost(const uint8_t *page, uint64_t number, uint64_t sequence)
 	uint64_t i = 0;
 	while (i < PAGE_SIZE / 8 - 1 && word[i] == page_word(number, sequence))
 		i++;
-	con_printf("FAIL page %lu at 0x%lx: word %lu is 0x%lx, but turn %lu wrote 0x%lx\n", number, (uint64_t)page, i,
-		   word[i], sequence, page_word(number, sequence));
+	con_printf("FAIL page %lu at 0x%lx: word %lu is 0x%lx, but turn %lu wrote 0x%lx\n", number,
+		   (uint64_t)page, i, word[i], sequence, page_word(number, sequence));
 	return 1;
 }
 
 static void beat(struct stopwatch *clock, uint64_t number, uint64_t now, uint64_t pages)
 {
-	con_printf("beat %lu t=%lu wrote=%lu stall=%lu longest=%lu", number, clock_us(clock, now), pages * PAGE_SIZE,
-		   clock_us(clock, clock->longest_since_beat), clock_us(clock, clock->longest));
+	con_printf("beat %lu t=%lu wrote=%lu stall=%lu longest=%lu", number, clock_us(clock, now),
+		   pages * PAGE_SIZE, clock_us(clock, clock->longest_since_beat),
+		   clock_us(clock, clock->longest));
 	if (clock->back)
 		con_printf(" back=%lu", clock_us(clock, clock->back));
 	con_printf("\n");
@@ -134,8 +137,7 @@ uint64_t writer(void *options)
 	uint64_t pages_limit = o->total ? o->total / PAGE_SIZE : UINT64_MAX;
 	struct pace pace = {.debt = clock_units(&clock, DEBT_US)};
 	if (o->rate)
-		pace.units_per_page =
-			(uint64_t)((unsigned __int128)o->tsc_khz * 1000 * PAGE_SIZE / o->rate);
+		pace.units_per_page = (uint64_t)o->tsc_khz * 1000 * PAGE_SIZE / o->rate;
 
 	uint64_t pages = 0, number = 0, sequence = 2, now = 0;
 	while (now < limit && pages < pages_limit) {
@@ -159,7 +161,7 @@ uint64_t writer(void *options)
 			sequence++;
 		}
 	}
-	con_printf("dirty: wrote %lu bytes in %lu us, longest stall %lu us\n", pages * PAGE_SIZE, clock_us(&clock, now),
-		   clock_us(&clock, clock.longest));
+	con_printf("dirty: wrote %lu bytes in %lu us, longest stall %lu us\n", pages * PAGE_SIZE,
+		   clock_us(&clock, now), clock_us(&clock, clock.longest));
 	return o->verify ? verify_all(o, pages) : 0;
 }

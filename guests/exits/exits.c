@@ -1,6 +1,6 @@
 /*
- * exits: every form in which an instruction can leave the guest for a device, and whether the right value comes back.
- * Ends by hlt (status 0) when all is well, else by the debug exit device (GUEST_FAILED).
+ * exits: every form in which an instruction can leave the guest for a device, and whether the right value
+ * comes back. Ends by hlt (status 0) when all is well, else by the debug exit device (GUEST_FAILED).
  */
 #include "console.h"
 #include "end.h"

@@ -1,7 +1,8 @@
 /*
- * Memory-mapped I/O where nothing answers: loads of every width give ones, stores are swallowed, and instructions that
- * do both in one (add, xchg, lock xadd, cmpxchg) see ones and leave ones. For a hypervisor these are the hard ones: it
- * gets an address, not a value, and someone has to decode the instruction. Rules: SDM vol. 2.
+ * Memory-mapped I/O where nothing answers: loads of every width give ones, stores are swallowed, and
+ * instructions that do both in one (add, xchg, lock xadd, cmpxchg) see ones and leave ones. For a hypervisor
+ * these are the hard ones: it gets an address, not a value, and someone has to decode the instruction. Rules:
+ * SDM vol. 2.
  */
 #include "exits.h"
 #include "flat.h"

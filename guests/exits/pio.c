@@ -1,17 +1,18 @@
 /*
- * Port I/O: in and out of one, two and four bytes, with the port in DX and in the instruction; ins and outs, single and
- * repeated, forwards and backwards. The devices that answer: the UART's scratch register (it keeps a byte), the POST
- * port 0x80, QEMU's firmware configuration (a stream of known bytes at one port). Rules: SDM vol. 1, chapter 19: an
- * access of more than one byte is one of consecutive ports, and a port where nothing answers reads as ones.
+ * Port I/O: in and out of one, two and four bytes, with the port in DX and in the instruction; ins and outs,
+ * single and repeated, forwards and backwards. The devices that answer: the UART's scratch register (it keeps
+ * a byte), the POST port 0x80, QEMU's firmware configuration (a stream of known bytes at one port). Rules:
+ * SDM vol. 1, chapter 19: an access of more than one byte is one of consecutive ports, and a port where
+ * nothing answers reads as ones.
  */
 #include "console.h"
 #include "exits.h"
 #include "io.h"
 
-#define PORT_POST      0x80
-#define PORT_NOBODY    0x2e0
-#define FWCFG_SELECT   0x510
-#define FWCFG_DATA     0x511
+#define PORT_POST       0x80
+#define PORT_NOBODY     0x2e0
+#define FWCFG_SELECT    0x510
+#define FWCFG_DATA      0x511
 #define FWCFG_SIGNATURE 0 /* item 0 is the four bytes "QEMU" */
 
 #define SCRATCH (UART + UART_SCR)
@@ -42,7 +43,8 @@ static void check_nobody(void)
 	outl(PORT_NOBODY, 0);
 	check("inl where nobody answers", inl(PORT_NOBODY), 0xffffffff);
 	check("inw at the last port", inw(0xfffe), 0xffff);
-	/* An access narrower than RAX must leave the rest of it alone (but a 32-bit one zeroes bits 63:32). */
+	/* An access narrower than RAX must leave the rest of it alone (but a 32-bit one zeroes bits 63:32).
+	 */
 	uint64_t rax = 0x1122334455667788;
 	__asm__ volatile("inb %%dx, %%al" : "+a"(rax) : "d"(PORT_NOBODY));
 	check("inb changes AL alone", rax, 0x11223344556677ff);

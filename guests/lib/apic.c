@@ -72,9 +72,10 @@ void pic_eoi(unsigned line)
 
 void lapic_init(bool extint)
 {
+	/* Enabled first: a disabled local APIC keeps the mask bits of its LVT set, whatever is written. */
+	mmio_write(LAPIC + LAPIC_SVR, SVR_ENABLE | VECTOR_SPURIOUS);
 	mmio_write(LAPIC + LAPIC_TPR, 0);
 	mmio_write(LAPIC + LAPIC_LINT0, extint ? LVT_EXTINT : LVT_MASKED);
-	mmio_write(LAPIC + LAPIC_SVR, SVR_ENABLE | VECTOR_SPURIOUS);
 }
 
 uint32_t lapic_id(void)

@@ -1,6 +1,7 @@
 /*
- * The boot information of PVH (also given to plain ELF images in RDI) and of multiboot, brought into one form.
- * Rules: Xen's docs/misc/pvh.pandoc and public/arch-x86/hvm/start_info.h; Multiboot 0.6.96, section 3.3.
+ * The boot information of PVH (also given to plain ELF images in RDI) and of multiboot, brought into one
+ * form. Rules: Xen's docs/misc/pvh.pandoc and public/arch-x86/hvm/start_info.h; Multiboot 0.6.96,
+ * section 3.3.
  */
 #include <stddef.h>
 

@@ -29,7 +29,8 @@ struct boot_info {
 	struct boot_module modules[BOOT_MODULES];
 };
 
-/* The guest itself, called by the start code in 64-bit mode at CPL 0 with interrupts off. It ends as end.h says. */
+/* The guest itself, called by the start code in 64-bit mode at CPL 0 with interrupts off. It ends as end.h
+ * says. */
 _Noreturn void guest_main(const struct boot_info *boot);
 
 /* The value of `key=number` in the command line, or fallback. A value that is no number ends the guest with a

@@ -1,7 +1,7 @@
 /*
- * The TSC's frequency. KVM tells it in the page of its paravirtual clock, as the factor that turns TSC units into
- * nanoseconds; without KVM, channel 2 of the PIT counts a known time, which can be watched without an interrupt.
- * Rules: kernel Documentation/virt/kvm/x86/msr.rst and cpuid.rst; Intel 8254 data sheet.
+ * The TSC's frequency. KVM tells it in the page of its paravirtual clock, as the factor that turns TSC units
+ * into nanoseconds; without KVM, channel 2 of the PIT counts a known time, which can be watched without an
+ * interrupt. Rules: kernel Documentation/virt/kvm/x86/msr.rst and cpuid.rst; Intel 8254 data sheet.
  */
 #include "clock.h"
 #include "io.h"
@@ -33,7 +33,8 @@ static uint32_t kvmclock_khz(void)
 {
 	if (wrmsr_checked(MSR_KVM_SYSTEM_TIME_NEW, (uint64_t)&page | 1))
 		return 0;
-	/* The page is written when the vCPU next enters the guest; the port write makes it leave and enter. */
+	/* The page is written when the vCPU next enters the guest; the port write makes it leave and enter.
+	 */
 	for (int i = 0; i < 100 && (page.version == 0 || page.version & 1); i++)
 		outb(PORT_POST, 0);
 	uint64_t mul = page.tsc_to_system_mul;
@@ -48,7 +49,8 @@ static uint32_t kvmclock_khz(void)
 
 bool pit_present(void)
 {
-	/* Nobody answers at an empty port, and it reads as ones; the gate bit of a real one can be cleared. */
+	/* Nobody answers at an empty port, and it reads as ones; the gate bit of a real one can be cleared.
+	 */
 	outb(PORT_B, 0);
 	return (inb(PORT_B) & (PORT_B_GATE | PORT_B_SPEAKER)) == 0;
 }

@@ -10,8 +10,8 @@
 #define PIT_HZ 1193182u
 
 /*
- * The TSC's frequency in kHz, from whoever knows it: KVM's clock page, else measured against the PIT. *source is then
- * "kvmclock" or "PIT". 0 when the VM has neither: a guess would be no measurement. Needs trap_init.
+ * The TSC's frequency in kHz, from whoever knows it: KVM's clock page, else measured against the PIT. *source
+ * is then "kvmclock" or "PIT". 0 when the VM has neither: a guess would be no measurement. Needs trap_init.
  */
 uint32_t clock_tsc_khz(const char **source);
 

@@ -1,7 +1,7 @@
 /*
- * Text out of a 16550A by polling. Lines are gathered and sent by `rep outsb`, 16 bytes (the depth of the transmit
- * FIFO) at a time: under a hypervisor that is one exit for 16 bytes where a loop of `out` would take 16.
- * Rules: TI PC16550D data sheet, section 8.
+ * Text out of a 16550A by polling. Lines are gathered and sent by `rep outsb`, 16 bytes (the depth of the
+ * transmit FIFO) at a time: under a hypervisor that is one exit for 16 bytes where a loop of `out` would
+ * take 16. Rules: TI PC16550D data sheet, section 8.
  */
 #include <stdarg.h>
 
@@ -32,7 +32,10 @@ void con_write(const char *text, size_t count)
 		count -= part;
 		while (!(inb(UART + UART_LSR) & UART_LSR_THRE))
 			cpu_pause();
-		__asm__ volatile("rep outsb" : "+S"(text), "+c"(part) : "d"((uint16_t)(UART + UART_DATA)) : "memory");
+		__asm__ volatile("rep outsb"
+				 : "+S"(text), "+c"(part)
+				 : "d"((uint16_t)(UART + UART_DATA))
+				 : "memory");
 	}
 }
 

@@ -1,6 +1,7 @@
 /*
- * How a guest ends. The debug exit device at port 0xf4 makes (v << 1 | 1) the exit status of hvrun, which is never 0;
- * so a guest that runs without interrupt controllers ends well by hlt (status 0), and the others by GUEST_OK.
+ * How a guest ends. The debug exit device at port 0xf4 makes (v << 1 | 1) the exit status of hvrun, which is
+ * never 0; so a guest that runs without interrupt controllers ends well by hlt (status 0), and the others by
+ * GUEST_OK.
  */
 #ifndef GUEST_END_H
 #define GUEST_END_H

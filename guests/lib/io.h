@@ -1,22 +1,23 @@
 /*
  * Instructions that C has no words for: port I/O, MMIO, model-specific and control registers, the time-stamp
- * counter. Every guest may use these; they call nothing. Rules: SDM vol. 2 for the instructions, vol. 4 for MSRs.
+ * counter. Every guest may use these; they call nothing. Rules: SDM vol. 2 for the instructions, vol. 4 for
+ * MSRs.
  */
 #ifndef GUEST_IO_H
 #define GUEST_IO_H
 
 #include <stdint.h>
 
-#define IO_DEFINE(letter, type)                                                                               \
-	static inline void out##letter(uint16_t port, type value)                                             \
-	{                                                                                                     \
-		__asm__ volatile("out" #letter " %0, %1" : : "a"(value), "Nd"(port));                         \
-	}                                                                                                     \
-	static inline type in##letter(uint16_t port)                                                          \
-	{                                                                                                     \
-		type value;                                                                                   \
-		__asm__ volatile("in" #letter " %1, %0" : "=a"(value) : "Nd"(port));                          \
-		return value;                                                                                 \
+#define IO_DEFINE(letter, type)                                                                              \
+	static inline void out##letter(uint16_t port, type value)                                            \
+	{                                                                                                    \
+		__asm__ volatile("out" #letter " %0, %1" : : "a"(value), "Nd"(port));                        \
+	}                                                                                                    \
+	static inline type in##letter(uint16_t port)                                                         \
+	{                                                                                                    \
+		type value;                                                                                  \
+		__asm__ volatile("in" #letter " %1, %0" : "=a"(value) : "Nd"(port));                         \
+		return value;                                                                                \
 	}
 
 IO_DEFINE(b, uint8_t)
@@ -60,12 +61,12 @@ static inline uint64_t rdtsc(void)
 	return (uint64_t)high << 32 | low;
 }
 
-#define CR_DEFINE(n)                                                                                          \
-	static inline uint64_t read_cr##n(void)                                                               \
-	{                                                                                                     \
-		uint64_t value;                                                                               \
-		__asm__ volatile("mov %%cr" #n ", %0" : "=r"(value));                                         \
-		return value;                                                                                 \
+#define CR_DEFINE(n)                                                                                         \
+	static inline uint64_t read_cr##n(void)                                                              \
+	{                                                                                                    \
+		uint64_t value;                                                                              \
+		__asm__ volatile("mov %%cr" #n ", %0" : "=r"(value));                                        \
+		return value;                                                                                \
 	}
 
 CR_DEFINE(0)

@@ -1,6 +1,6 @@
 /*
- * memcpy and its kin. A freestanding compiler still emits calls to them (C17 4p6 leaves it that right); string
- * instructions keep them short, and each is one exit-free instruction on hardware.
+ * memcpy and its kin. A freestanding compiler still emits calls to them (C17 4p6 leaves it that right);
+ * string instructions keep them short, and each is one exit-free instruction on hardware.
  */
 #include "memory.h"
 

@@ -15,7 +15,8 @@ size_t strlen(const char *s);
 int strcmp(const char *a, const char *b);
 int strncmp(const char *a, const char *b, size_t count);
 
-/* Reads a decimal or 0x hexadecimal number at *s and moves *s behind it. 0 when there is none or it overflows. */
+/* Reads a decimal or 0x hexadecimal number at *s and moves *s behind it. 0 when there is none or it
+ * overflows. */
 int parse_number(const char **s, uint64_t *out);
 
 #endif

@@ -10,7 +10,8 @@
 #define MULTIBOOT_BOOT_MAGIC 0x2badb002
 #define HVM_START_MAGIC      0x336ec578
 
-/* The GDT of tables.S. Its order is the one that syscall and sysret take for granted (SDM vol. 2, SYSCALL). */
+/* The GDT of tables.S. Its order is the one that syscall and sysret take for granted (SDM vol. 2, SYSCALL).
+ */
 #define SEL_CODE32      0x08
 #define SEL_CODE        0x10
 #define SEL_DATA        0x18
@@ -29,46 +30,15 @@
 #define NOTE_HVKIT_IRQCHIP 1
 #define NOTE_XEN_PVH_ENTRY 18
 
-#ifdef __ASSEMBLER__
-/* An ELF note (System V ABI, "Note Section"): sizes, type, name, then the description, each padded to 4 bytes. */
-.macro elf_note section, name, type, directive, value
-	.pushsection .note.\section, "a", @note
-	.balign 4
-	.long 2f - 1f, 4f - 3f, \type
-1:	.asciz "\name"
-2:	.balign 4
-3:	\directive \value
-4:	.balign 4
-	.popsection
-.endm
-
-/*
- * From any mode without paging into long mode (SDM vol. 3A, 10.8.5): PAE, CR3, EFER.LME, then CR0.PG, and PE with it
- * for those who come from real mode. The far jump into a 64-bit segment that must follow is the caller's.
- */
-.macro enter_long_mode pml4
-	mov %cr4, %eax
-	or $0x20, %eax
-	mov %eax, %cr4
-	mov $\pml4, %eax
-	mov %eax, %cr3
-	mov $0xc0000080, %ecx
-	rdmsr
-	or $0x100, %eax
-	wrmsr
-	mov %cr0, %eax
-	or $0x80000001, %eax
-	mov %eax, %cr0
-.endm
-#else
+#ifndef __ASSEMBLER__
 /* The note that tells hvrun which controllers to make; hvrun makes all of them for an image without it. */
-#define HVKIT_IRQCHIP_NOTE(kind)                                                                              \
-	static const struct {                                                                                 \
-		unsigned name_size, size, type;                                                               \
-		char name[8];                                                                                 \
-		unsigned irqchip;                                                                             \
-	} hvkit_note __attribute__((section(".note.hvkit"), used, aligned(4))) = {                            \
-		sizeof("hvkit"), sizeof(unsigned), NOTE_HVKIT_IRQCHIP, "hvkit", kind}
+#define HVKIT_IRQCHIP_NOTE(kind)                                                                             \
+	static const struct {                                                                                \
+		unsigned name_size, size, type;                                                              \
+		char name[8];                                                                                \
+		unsigned irqchip;                                                                            \
+	} hvkit_note __attribute__((section(".note.hvkit"), used, aligned(4))) = {                           \
+	    sizeof("hvkit"), sizeof(unsigned), NOTE_HVKIT_IRQCHIP, "hvkit", kind}
 #endif
 
 #endif

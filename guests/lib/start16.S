@@ -3,7 +3,7 @@
  * here, since 4 KiB of zeros each would only swell the file: the first 2 MiB, where we live, and the 2 MiB at
  * MMIO_BASE, where no RAM is in any VM (see HV_PCI_HOLE_START in core/kvm/memory.h). flat_main follows.
  */
-#include "start.h"
+#include "macros.inc"
 #include "flat.h"
 
 #define PAGE_TABLE 0x03 /* present, writable */

@@ -2,7 +2,7 @@
  * Entry by multiboot or PVH: 32-bit protected mode, paging off, EBX = boot information, EAX = multiboot's magic.
  * An ELF32 image that is booted as one gets hvm_start_info in EBX too. From here it goes into long mode at once.
  */
-#include "start.h"
+#include "macros.inc"
 
 	elf_note pvh, "Xen", NOTE_XEN_PVH_ENTRY, .quad, start32
 

@@ -11,6 +11,8 @@ start64:
 	cli
 	cld
 	mov $boot_stack_end, %rsp
+	mov %cs, entry_cs
+	sgdt entry_gdt
 	lgdt gdt_pointer
 	pushq $SEL_CODE
 	pushq $1f
@@ -24,5 +26,13 @@ start64:
 	xor %esi, %esi
 	xor %ebp, %ebp
 	call boot_start
+
+	.bss
+	.balign 8
+	.globl entry_cs, entry_gdt
+entry_cs: /* what the loader entered us with; `longmode` looks at it */
+	.skip 8
+entry_gdt: /* limit (16 bits), base */
+	.skip 16
 
 	.section .note.GNU-stack, "", @progbits

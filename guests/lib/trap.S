@@ -84,7 +84,7 @@ user_call:
 	mov %rsi, %rdi
 	pushq $SEL_USER_DATA
 	pushq $user_stack_end
-	pushq $0x3002 /* RFLAGS: IOPL 3, IF clear, the bit that is always set */
+	pushq $0x2 /* RFLAGS: IF clear, IOPL 0; bit 1 is always set */
 	pushq $SEL_USER_CODE
 	pushq $user_enter
 	iretq

@@ -1,7 +1,10 @@
 /*
- * IDT, TSS, and what happens on an exception that nobody handles: the registers are printed and the guest ends.
- * Rules: SDM vol. 3A, 6.14 (exceptions in 64-bit mode), 7.7 (TSS in 64-bit mode).
+ * IDT, TSS, and what happens on an exception that nobody handles: the registers are printed and the guest
+ * ends. Rules: SDM vol. 3A, 6.14 (exceptions in 64-bit mode), 7.7 (TSS in 64-bit mode); vol. 1, 19.5.2
+ * (I/O permission bitmap).
  */
+#include <stddef.h>
+
 #include "console.h"
 #include "end.h"
 #include "io.h"
@@ -10,6 +13,7 @@
 
 #define GATE_INTERRUPT 0x8e /* present, DPL 0, interrupt gate: IF is cleared on the way in */
 #define STUB_SIZE      16
+#define USER_PORTS     0x400 /* ports below may be used at CPL 3: the bitmap has a zero bit for each */
 
 struct gate {
 	uint16_t offset_low, selector;
@@ -22,7 +26,9 @@ struct tss {
 	uint32_t reserved0;
 	uint64_t rsp[3];
 	uint64_t reserved1, ist[7], reserved2;
-	uint16_t reserved3, io_map;
+	uint16_t reserved3, io_map; /* offset of the bitmap */
+	uint8_t io_bits[USER_PORTS / 8];
+	uint8_t io_end; /* all ones; the CPU reads two bytes even for the last port */
 } __attribute__((packed));
 
 extern const char trap_stubs[], trap_stack_end[], user_leave[], user_return[];
@@ -52,9 +58,11 @@ void trap_init(void)
 
 	/* rsp[0] is the stack that the CPU takes when an exception leads from CPL 3 to CPL 0. */
 	tss.rsp[0] = (uint64_t)trap_stack_end;
-	tss.io_map = sizeof(tss);
+	tss.io_map = offsetof(struct tss, io_bits);
+	tss.io_end = 0xff;
 	uint64_t base = (uint64_t)&tss;
-	gdt[SEL_TSS / 8] = (sizeof(tss) - 1) | (base & 0xffffff) << 16 | 0x89ull << 40 | (base >> 24 & 0xff) << 56;
+	gdt[SEL_TSS / 8] =
+	    (sizeof(tss) - 1) | (base & 0xffffff) << 16 | 0x89ull << 40 | (base >> 24 & 0xff) << 56;
 	gdt[SEL_TSS / 8 + 1] = base >> 32;
 	__asm__ volatile("ltr %w0" : : "r"(SEL_TSS));
 }
@@ -66,14 +74,17 @@ void trap_set(unsigned vector, trap_handler *handler)
 
 static _Noreturn void panic(const struct trap_frame *f)
 {
-	static const char *const names[] = {"#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "",
-					    "#TS", "#NP", "#SS", "#GP", "#PF", "",    "#MF", "#AC", "#MC", "#XM"};
+	static const char *const names[] = {"#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD",
+					    "#NM", "#DF", "",    "#TS", "#NP", "#SS", "#GP",
+					    "#PF", "",    "#MF", "#AC", "#MC", "#XM"};
 	const char *name = f->vector < sizeof(names) / sizeof(names[0]) ? names[f->vector] : "";
-	con_printf("\npanic: exception %lu %s, error code 0x%lx, at CPL %lu\n", f->vector, name, f->error, f->cs & 3);
+	con_printf("\npanic: exception %lu %s, error code 0x%lx, at CPL %lu\n", f->vector, name, f->error,
+		   f->cs & 3);
 	con_printf("  rip %016lx  rsp %016lx  rflags %08lx\n", f->rip, f->rsp, f->rflags);
 	con_printf("  rax %016lx  rbx %016lx  rcx %016lx\n", f->rax, f->rbx, f->rcx);
 	con_printf("  rdx %016lx  rsi %016lx  rdi %016lx\n", f->rdx, f->rsi, f->rdi);
-	con_printf("  cr0 %08lx  cr2 %016lx  cr3 %016lx  cr4 %08lx\n", read_cr0(), read_cr2(), read_cr3(), read_cr4());
+	con_printf("  cr0 %08lx  cr2 %016lx  cr3 %016lx  cr4 %08lx\n", read_cr0(), read_cr2(), read_cr3(),
+		   read_cr4());
 	guest_exit(GUEST_PANIC);
 }
 

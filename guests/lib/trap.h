@@ -22,13 +22,12 @@ enum {
 	VECTORS = 64,
 };
 
-#define RFLAGS_IF      (1u << 9)
-#define RFLAGS_IOPL_3  (3u << 12)
 #define RFLAGS_ALWAYS1 (1u << 1)
 
 typedef void trap_handler(struct trap_frame *frame);
 
-/* Loads IDT and TSS. Without a handler an exception prints the registers and ends the guest with GUEST_PANIC. */
+/* Loads IDT and TSS. Without a handler an exception prints the registers and ends the guest with GUEST_PANIC.
+ */
 void trap_init(void);
 void trap_set(unsigned vector, trap_handler *handler);
 
@@ -36,8 +35,9 @@ void trap_set(unsigned vector, trap_handler *handler);
 int wrmsr_checked(uint32_t msr, uint64_t value);
 
 /*
- * Calls fn(arg) at CPL 3 with IOPL 3 (so that it may use ports) and interrupts off, on a stack of its own, and returns
- * what it returned. fn comes back by an exception: ud2 behind it, which the handler recognises by its address. `int n`
+ * Calls fn(arg) at CPL 3 with interrupts off, on a stack of its own, and returns what it returned. fn may use
+ * the ports below 0x400: by the TSS's I/O permission bitmap, not by IOPL 3, which would also let it change
+ * IF. fn comes back by an exception: ud2 behind it, which the handler recognises by its address. `int n`
  * would be the usual gate, but software back ends of KVM don't emulate it.
  */
 uint64_t user_call(uint64_t (*fn)(void *arg), void *arg);

@@ -1,8 +1,8 @@
 /*
- * smp: all CPUs of the VM at work. The boot processor (BSP) asks the firmware configuration device how many there are,
- * wakes the application processors (APs) by INIT and SIPI, and all of them count: into one counter under a spinlock,
- * into another by lock xadd. Both must come out as CPUs * rounds, or the memory of two CPUs is not one.
- * Command line: rounds=N (default 1000). Ends by the debug exit device: GUEST_OK or GUEST_FAILED.
+ * smp: all CPUs of the VM at work. The boot processor (BSP) asks the firmware configuration device how many
+ * there are, wakes the application processors (APs) by INIT and SIPI, and all of them count: into one counter
+ * under a spinlock, into another by lock xadd. Both must come out as CPUs * rounds, or the memory of two CPUs
+ * is not one. Command line: rounds=N (default 1000). Ends by the debug exit device: GUEST_OK or GUEST_FAILED.
  */
 #include "apic.h"
 #include "bootinfo.h"
@@ -31,7 +31,8 @@ static volatile uint32_t go, lock;
 static uint64_t rounds, locked_sum;
 static volatile uint64_t atomic_sum;
 
-/* xchg with memory is locked by itself. The inner loop only reads, so that the line can stay shared meanwhile. */
+/* xchg with memory is locked by itself. The inner loop only reads, so that the line can stay shared
+ * meanwhile. */
 static void spin_lock(void)
 {
 	while (__atomic_exchange_n(&lock, 1, __ATOMIC_ACQUIRE))
@@ -78,8 +79,8 @@ static bool wait_started(uint64_t want)
 	return cpus_started >= want;
 }
 
-/* INIT makes the AP wait, SIPI starts it. The SDM's 10 ms and 200 us between them are for boards of the nineties; as
- * it asks, SIPI is sent again when the first had no effect. */
+/* INIT makes the AP wait, SIPI starts it. The SDM's 10 ms and 200 us between them are for boards of the
+ * nineties; as it asks, SIPI is sent again when the first had no effect. */
 static bool start_ap(uint32_t id)
 {
 	lapic_send_init(id);
@@ -98,7 +99,8 @@ void guest_main(const struct boot_info *boot)
 	unsigned cpus = cpu_count();
 	con_printf("smp: the firmware configuration names %u CPUs\n", cpus);
 	if (cpus < 1 || cpus > CPUS_MAX) {
-		con_printf("smp: FAILED: that number can't be right (this guest has room for %u)\n", CPUS_MAX);
+		con_printf("smp: FAILED: that number can't be right (this guest has room for %u)\n",
+			   CPUS_MAX);
 		guest_exit(GUEST_FAILED);
 	}
 	lapic_init(false);
@@ -116,7 +118,9 @@ void guest_main(const struct boot_info *boot)
 		cpu_pause();
 
 	uint64_t want = rounds * cpus;
-	con_printf("smp: %u CPUs, %lu rounds each: spinlock %lu, lock xadd %lu\n", cpus, rounds, locked_sum, atomic_sum);
-	con_printf("smp: sum %lu %s\n", locked_sum, locked_sum == want && atomic_sum == want ? "as it must be" : "WRONG");
+	con_printf("smp: %u CPUs, %lu rounds each: spinlock %lu, lock xadd %lu\n", cpus, rounds, locked_sum,
+		   atomic_sum);
+	con_printf("smp: sum %lu %s\n", locked_sum,
+		   locked_sum == want && atomic_sum == want ? "as it must be" : "WRONG");
 	guest_exit(locked_sum == want && atomic_sum == want ? GUEST_OK : GUEST_FAILED);
 }

@@ -3,7 +3,7 @@
  * this code at TRAMPOLINE; it goes straight into long mode on the boot processor's page tables and takes a stack by its
  * turn. Rules: SDM vol. 3A, 9.4 (multiple-processor initialization).
  */
-#include "start.h"
+#include "macros.inc"
 #include "smp.h"
 
 	.section .rodata

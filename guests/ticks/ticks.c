@@ -1,8 +1,9 @@
 /*
- * ticks: timer interrupts by every way that a PC has. The PIT through the PIC, the PIT through the IOAPIC, then the
- * local APIC's timer, set so that both run at the same rate, with the PIT beside it to compare. The CPU sleeps in hlt
- * between ticks. Ends by the debug exit device: GUEST_OK, or GUEST_FAILED when a timer never ticked.
- * Command line: ticks=N (default 20) of each, hz=N (default 100, at least 19, the PIT's slowest).
+ * ticks: timer interrupts by every way that a PC has. The PIT through the PIC, the PIT through the IOAPIC,
+ * then the local APIC's timer, set so that both run at the same rate, with the PIT beside it to compare. The
+ * CPU sleeps in hlt between ticks. Ends by the debug exit device: GUEST_OK, or GUEST_FAILED when a timer
+ * never ticked. Command line: ticks=N (default 20) of each, hz=N (default 100, at least 19, the PIT's
+ * slowest).
  */
 #include "apic.h"
 #include "bootinfo.h"
@@ -15,8 +16,8 @@
 
 HVKIT_IRQCHIP_NOTE(IRQCHIP_FULL);
 
-#define PIT_LINE     0
-#define VECTOR_PIT   40 /* for the IOAPIC: another than the PIC's, so that one can't be taken for the other */
+#define PIT_LINE   0
+#define VECTOR_PIT 40 /* for the IOAPIC: another than the PIC's, so that one can't be taken for the other */
 
 static volatile unsigned pic_ticks, ioapic_ticks, lapic_ticks;
 
@@ -41,7 +42,8 @@ static void on_lapic(struct trap_frame *frame)
 	lapic_eoi();
 }
 
-/* Sleeps until *counter has reached count. The check and the hlt are one step for interrupts: sti shadows the hlt. */
+/* Sleeps until *counter has reached count. The check and the hlt are one step for interrupts: sti shadows the
+ * hlt. */
 static void wait_for(volatile unsigned *counter, unsigned count)
 {
 	for (;;) {
