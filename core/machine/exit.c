@@ -33,7 +33,7 @@ static void unclaimed(struct hv_cpu *cpu, struct hv_exit_record *rec, bool pio)
 
 	rec->unclaimed = true;
 	atomic_fetch_add_explicit(&m->unclaimed, 1, memory_order_relaxed);
-	if ((pic || apic) && m->irqchip != HV_IRQCHIP_FULL) {
+	if ((pic || apic) && m->irqchip == HV_IRQCHIP_NONE) {
 		if (!atomic_exchange(&m->warned_irqchip, true))
 			hv_log(m->log, HV_LOG_WARN,
 			       "the guest uses the %s (%s %#llx), which this VM doesn't have; give --irqchip full",
