@@ -164,12 +164,6 @@ static int create_cpus(struct hv_machine *m, struct hv_error *err)
 		rc = hv_vcpu_create(&cpu->vcpu, &m->vm, i, err);
 		if (!rc)
 			rc = hv_cpuid_apply(&m->kvm, &cpu->vcpu, &m->config.cpu, m->cpu_count, err);
-		if (rc)
-			break;
-		cpu->power_on = malloc(sizeof(*cpu->power_on));
-		if (!cpu->power_on)
-			return hv_fail(err, ENOMEM, "no memory for the state of vCPU %u", i);
-		rc = hv_vcpu_get_state(&cpu->vcpu, cpu->power_on, err);
 	}
 	return rc;
 }
@@ -206,11 +200,6 @@ int hv_board_create(struct hv_machine *m, struct hv_error *err)
 		rc = create_devices(m, err);
 	if (!rc)
 		rc = create_cpus(m, err);
-	if (!rc && m->irqchip == HV_IRQCHIP_FULL) {
-		m->power_on = malloc(sizeof(*m->power_on));
-		rc = m->power_on ? hv_irqchip_get_state(&m->vm, m->power_on, err)
-				 : hv_fail(err, ENOMEM, "no memory for the interrupt controllers' state");
-	}
 	return rc;
 }
 
@@ -248,22 +237,54 @@ int hv_board_boot(struct hv_machine *m, struct hv_error *err)
 	return rc;
 }
 
+/*
+ * KVM has no "reset": a vCPU and the kernel's interrupt controllers get the state of fresh ones, which a spare VM of
+ * the same kind has. It is made only now, so that no start pays for it.
+ */
+static int reset_kvm_state(struct hv_machine *m, struct hv_error *err)
+{
+	struct hv_vcpu_state *state = malloc(sizeof(*state));
+	struct hv_irqchip_state chips;
+	struct hv_vm spare = {.fd = -1};
+	int rc = state ? 0 : hv_fail(err, ENOMEM, "no memory for a vCPU's state");
+
+	if (!rc)
+		rc = hv_vm_create(&spare, &m->kvm, err);
+	if (!rc)
+		rc = hv_irqchip_create(&spare, m->irqchip, err);
+	if (!rc && m->irqchip == HV_IRQCHIP_FULL) {
+		rc = hv_irqchip_get_state(&spare, &chips, err);
+		if (!rc)
+			rc = hv_irqchip_set_state(&m->vm, &chips, err);
+	}
+	for (unsigned i = 0; i < m->cpu_count && !rc; i++) {
+		struct hv_vcpu fresh;
+
+		rc = hv_vcpu_create(&fresh, &spare, i, err);
+		if (rc)
+			break;
+		rc = hv_vcpu_get_state(&fresh, state, err);
+		if (!rc)
+			rc = hv_vcpu_set_state(&m->cpus[i].vcpu, state, err);
+		hv_vcpu_destroy(&fresh);
+		atomic_store(&m->cpus[i].vector_count, 0);
+		m->cpus[i].unfinished = false;
+	}
+	hv_vm_destroy(&spare);
+	free(state);
+	return rc;
+}
+
 int hv_board_reset(struct hv_machine *m, struct hv_error *err)
 {
-	int rc = 0;
+	int rc;
 
 	for (unsigned i = 0; i < m->device_count; i++) {
 		pthread_mutex_lock(&m->devices[i]->lock);
 		m->devices[i]->ops->reset(m->devices[i]);
 		pthread_mutex_unlock(&m->devices[i]->lock);
 	}
-	if (m->power_on)
-		rc = hv_irqchip_set_state(&m->vm, m->power_on, err);
-	for (unsigned i = 0; i < m->cpu_count && !rc; i++) {
-		rc = hv_vcpu_set_state(&m->cpus[i].vcpu, m->cpus[i].power_on, err);
-		atomic_store(&m->cpus[i].vector_count, 0);
-		m->cpus[i].unfinished = false;
-	}
+	rc = reset_kvm_state(m, err);
 	if (!rc)
 		rc = hv_memory_clear(&m->memory, err);
 	if (!rc)
@@ -278,10 +299,8 @@ void hv_board_destroy(struct hv_machine *m)
 	for (unsigned i = 0; i < m->cpu_count && m->cpus; i++) {
 		hv_vcpu_destroy(&m->cpus[i].vcpu);
 		hv_recorder_free(&m->cpus[i].recorder);
-		free(m->cpus[i].power_on);
 	}
 	free(m->cpus);
-	free(m->power_on);
 	for (unsigned i = 0; i < m->device_count; i++)
 		hv_device_destroy(m->devices[i]);
 	hv_memory_free(&m->memory);

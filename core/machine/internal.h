@@ -46,8 +46,6 @@ struct hv_cpu {
 	struct hv_call *calls;
 	uint8_t vectors[HV_VECTORS_MAX];
 	_Atomic unsigned vector_count; /* read without the lock too */
-
-	struct hv_vcpu_state *power_on; /* what reset goes back to */
 };
 
 struct hv_machine {
@@ -64,7 +62,6 @@ struct hv_machine {
 	struct hv_device *ioapic; /* SPLIT only */
 	struct hv_irq_route routes[HV_IOAPIC_PINS];
 	enum hv_irqchip irqchip;
-	struct hv_irqchip_state *power_on; /* FULL only: what reset goes back to */
 	int image_fd, initrd_fds[HV_MODULES_MAX];
 	struct hv_entry entry;
 	unsigned cpu_count;
