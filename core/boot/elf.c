@@ -72,11 +72,10 @@ static int check_ident(struct hv_elf *elf, struct hv_error *err)
 static int check_machine(const struct hv_elf *elf, const GElf_Ehdr *ehdr, struct hv_error *err)
 {
 	if (ehdr->e_machine != (elf->is64 ? EM_X86_64 : EM_386))
-		return hv_fail(
-		    err, ENOEXEC,
-		    "%s: e_machine at offset 18 is %u in a %d-bit file: a kernel for another machine; "
-		    "build it for x86-64 (62, 64-bit) or i386 (3, 32-bit)",
-		    elf->path, ehdr->e_machine, elf->is64 ? 64 : 32);
+		return hv_fail(err, ENOEXEC,
+			       "%s: e_machine at offset 18 is %u in a %d-bit file: a kernel for another "
+			       "machine; build it for x86-64 (62, 64-bit) or i386 (3, 32-bit)",
+			       elf->path, ehdr->e_machine, elf->is64 ? 64 : 32);
 	if (ehdr->e_type == ET_REL)
 		return hv_fail(err, ENOEXEC, "%s: an object file (e_type at offset 16 is 1); link it first",
 			       elf->path);
@@ -110,8 +109,7 @@ static int check_table(struct hv_elf *elf, const GElf_Ehdr *ehdr, struct hv_erro
 	if (!hv_inside(ehdr->e_phoff, ehdr->e_phnum * entry, elf->size))
 		return hv_fail_unsafe(err,
 				      "%s: the %u program headers at offset 0x%" PRIx64
-				      " reach past the file's end "
-				      "(%zu bytes); the file is truncated",
+				      " reach past the file's end (%zu bytes); the file is truncated",
 				      elf->path, ehdr->e_phnum, ehdr->e_phoff, elf->size);
 	elf->phoff = ehdr->e_phoff;
 	elf->phnum = ehdr->e_phnum;
@@ -129,7 +127,7 @@ static int read_headers(struct hv_elf *elf, struct hv_error *err)
 	if (elf_version(EV_CURRENT) == EV_NONE)
 		return hv_fail(err, ENOSYS, "libelf here is too old: %s", elf_errmsg(-1));
 	/* elf_memory reads only; its parameter lacks a const. */
-	e = elf_memory((char *)(uintptr_t)elf->data, elf->size);
+	e = elf_memory((char *)elf->data, elf->size);
 	if (!e || !gelf_getehdr(e, &ehdr)) {
 		rc = hv_fail_unsafe(err, "%s: the ELF header is damaged: %s", elf->path, elf_errmsg(-1));
 		elf_end(e);
@@ -160,8 +158,8 @@ static int check_segment(const struct hv_elf *elf, unsigned i, struct hv_error *
 	if (ph->p_type == PT_INTERP)
 		return hv_fail(err, ENOEXEC,
 			       "%s: program header %u at offset 0x%" PRIx64
-			       " names an interpreter: a dynamically "
-			       "linked program needs an operating system; link it with -static",
+			       " names an interpreter: a dynamically linked program needs an operating "
+			       "system; link it with -static",
 			       elf->path, i, phdr_offset(elf, i));
 	if (ph->p_type != PT_LOAD && ph->p_type != PT_NOTE)
 		return 0;
@@ -202,13 +200,12 @@ static int check_overlaps(const struct hv_elf *elf, struct hv_error *err)
 			if (!loads(b) || a->p_paddr > b->p_paddr + (b->p_memsz - 1) ||
 			    b->p_paddr > a->p_paddr + (a->p_memsz - 1))
 				continue;
-			return hv_fail_unsafe(
-			    err,
-			    "%s: program headers %u at offset 0x%" PRIx64 " and %u at offset "
-			    "0x%" PRIx64 " load to the same memory, 0x%" PRIx64 "; the file is "
-			    "damaged",
-			    elf->path, j, phdr_offset(elf, j), i, phdr_offset(elf, i),
-			    a->p_paddr > b->p_paddr ? a->p_paddr : b->p_paddr);
+			return hv_fail_unsafe(err,
+					      "%s: program headers %u at offset 0x%" PRIx64
+					      " and %u at offset 0x%" PRIx64
+					      " load to the same memory, 0x%" PRIx64 "; the file is damaged",
+					      elf->path, j, phdr_offset(elf, j), i, phdr_offset(elf, i),
+					      a->p_paddr > b->p_paddr ? a->p_paddr : b->p_paddr);
 		}
 	}
 	if (!found)
@@ -298,8 +295,7 @@ int hv_elf_entry(const struct hv_elf *elf, uint64_t *gpa, struct hv_error *err)
 	}
 	return hv_fail_unsafe(err,
 			      "%s: the entry point 0x%" PRIx64
-			      " (e_entry at offset 24) is in none of the file's "
-			      "loaded segments",
+			      " (e_entry at offset 24) is in none of the file's loaded segments",
 			      elf->path, elf->entry);
 }
 
@@ -323,8 +319,7 @@ static int find_note(const struct hv_elf *elf, unsigned i, const char *name, uin
 			if (descsz != 4 && descsz != 8)
 				return hv_fail_unsafe(err,
 						      "%s: the %s note at offset 0x%" PRIx64
-						      " holds %u bytes, not an "
-						      "integer of 4 or 8",
+						      " holds %u bytes, not an integer of 4 or 8",
 						      elf->path, name, elf->phdr[i].p_offset + at, descsz);
 			*value = descsz == 4 ? hv_le32(notes + desc) : hv_le64(notes + desc);
 			return 1;
@@ -349,7 +344,7 @@ int hv_boot_elf(const struct hv_boot_request *request, struct hv_memory *mem, st
 		struct hv_error *err)
 {
 	struct hv_elf elf;
-	uint64_t end, rip;
+	uint64_t end = 0, rip = 0;
 	int rc = hv_elf_open(&elf, request->path, request->data, request->size, err);
 
 	memset(entry, 0, sizeof(*entry));

@@ -33,8 +33,7 @@ int hv_boot_flat(const struct hv_boot_request *request, struct hv_memory *mem, s
 	if (request->cmdline && request->cmdline[0])
 		return hv_fail_usage(
 		    err,
-		    "%s: a flat image can't be given a command line (--append); make it ELF or "
-		    "multiboot",
+		    "%s: a flat image can't be given a command line (--append); make it ELF or multiboot",
 		    request->path);
 	rc = hv_boot_check_range(mem, HV_ENTRY_REAL, request->path, "the flat image", request->load_addr,
 				 request->size, err);

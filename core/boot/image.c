@@ -51,7 +51,7 @@ static int probe_elf(const char *path, const void *data, size_t size, enum hv_bo
 		     enum hv_irqchip *irqchip, struct hv_error *err)
 {
 	struct hv_elf elf;
-	uint64_t entry;
+	uint64_t entry = 0;
 	int rc = hv_elf_open(&elf, path, data, size, err);
 
 	if (!rc)

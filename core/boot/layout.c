@@ -58,8 +58,7 @@ int hv_boot_check_range(const struct hv_memory *mem, enum hv_entry_mode mode, co
 	if (mode != HV_ENTRY_LONG && !hv_inside(gpa, size, HV_BOOT_4GIB))
 		return hv_fail(err, EFBIG,
 			       "%s: %s wants 0x%" PRIx64 " to 0x%" PRIx64
-			       ", which 32-bit code can't reach; link the "
-			       "image below 4 GiB",
+			       ", which 32-bit code can't reach; link the image below 4 GiB",
 			       path, what, gpa, gpa + size - 1);
 	return check_areas(mode, path, what, gpa, size, err);
 }
@@ -156,11 +155,10 @@ int hv_boot_place_modules(const struct hv_boot_request *request, const struct hv
 		uint64_t gpa = find_room(mem, at, m->size);
 
 		if (!gpa)
-			return hv_fail(
-			    err, ENOMEM,
-			    "%s: module %u (%s, %zu bytes) doesn't fit into the RAM below 3 GiB and above "
-			    "0x%" PRIx64 "; give the VM more memory (--mem)",
-			    request->path, i, m->name ? m->name : "", m->size, at);
+			return hv_fail(err, ENOMEM,
+				       "%s: module %u (%s, %zu bytes) doesn't fit into the RAM below 3 GiB "
+				       "and above 0x%" PRIx64 "; give the VM more memory (--mem)",
+				       request->path, i, m->name ? m->name : "", m->size, at);
 		if (hv_memory_write(mem, gpa, m->data, m->size))
 			return hv_fail(err, EFAULT,
 				       "%s: module %u cannot be copied to guest memory at 0x%" PRIx64,
@@ -206,11 +204,10 @@ int hv_info_write(const struct hv_info *info, const struct hv_memory *mem, const
 		  struct hv_error *err)
 {
 	if (info->full)
-		return hv_fail(
-		    err, ENOSPC,
-		    "%s: the modules' command lines don't fit into the %llu bytes of boot information; "
-		    "shorten them",
-		    path, HV_BOOT_INFO_SIZE);
+		return hv_fail(err, ENOSPC,
+			       "%s: the modules' command lines don't fit into the %llu bytes of boot "
+			       "information; shorten them",
+			       path, HV_BOOT_INFO_SIZE);
 	if (hv_memory_write(mem, HV_BOOT_INFO_ADDR, info->bytes, info->used))
 		return hv_fail(
 		    err, ENOMEM,

@@ -86,14 +86,13 @@ static int check_flags(const char *path, uint64_t at, uint32_t flags, struct hv_
 	if (unknown & WANTS_VIDEO)
 		return hv_fail(err, ENOTSUP,
 			       "%s: the multiboot header at offset 0x%" PRIx64
-			       " asks for a video mode (flag bit 2), but "
-			       "this machine has no display; clear the bit and print to the serial line",
+			       " asks for a video mode (flag bit 2), but this machine has no display; clear "
+			       "the bit and print to the serial line",
 			       path, at);
 	if (unknown)
 		return hv_fail(err, ENOTSUP,
 			       "%s: the multiboot header at offset 0x%" PRIx64
-			       " sets flag bit %d, which Multiboot 0.6.96 "
-			       "doesn't define but makes mandatory",
+			       " sets flag bit %d, which Multiboot 0.6.96 doesn't define but makes mandatory",
 			       path, at, __builtin_ctz(unknown));
 	return 0;
 }
@@ -252,8 +251,7 @@ int hv_boot_multiboot(const struct hv_boot_request *request, struct hv_memory *m
 	else if (!rc)
 		rc = hv_fail(err, ENOEXEC,
 			     "%s: the multiboot header at offset 0x%" PRIx64
-			     " gives no addresses (flag bit 16), and the "
-			     "image is not ELF",
+			     " gives no addresses (flag bit 16), and the image is not ELF",
 			     request->path, at);
 	if (!rc)
 		rc = write_info(request, mem, end, err);

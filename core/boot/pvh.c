@@ -89,7 +89,7 @@ int hv_boot_pvh(const struct hv_boot_request *request, struct hv_memory *mem, st
 		struct hv_error *err)
 {
 	struct hv_elf elf;
-	uint64_t end, rip = 0;
+	uint64_t end = 0, rip = 0;
 	int rc = hv_elf_open(&elf, request->path, request->data, request->size, err);
 
 	memset(entry, 0, sizeof(*entry));
@@ -98,19 +98,17 @@ int hv_boot_pvh(const struct hv_boot_request *request, struct hv_memory *mem, st
 	if (!rc)
 		rc = hv_elf_note(&elf, "Xen", HV_NOTE_PHYS32_ENTRY, &rip, err);
 	if (rc == 0)
-		return hv_fail(
-		    err, ENOEXEC,
-		    "%s: has no PVH entry (ELF note \"Xen\", type 18); for Linux set CONFIG_PVH=y, or try "
-		    "--boot elf",
-		    request->path);
+		return hv_fail(err, ENOEXEC,
+			       "%s: has no PVH entry (ELF note \"Xen\", type 18); for Linux set "
+			       "CONFIG_PVH=y, or try --boot elf",
+			       request->path);
 	if (rc < 0)
 		return rc;
 	/* The note's value is a physical address already. */
 	if (!hv_elf_supplies(&elf, rip))
 		return hv_fail_unsafe(err,
 				      "%s: the PVH entry point 0x%" PRIx64
-				      " of its note is in none of the file's "
-				      "loaded segments",
+				      " of its note is in none of the file's loaded segments",
 				      request->path, rip);
 	rc = hv_elf_irqchip(&elf, &entry->irqchip, err);
 	if (!rc)
