@@ -26,8 +26,11 @@ MAKEFLAGS += --no-builtin-rules
 
 # --- what everything is compiled with ------------------------------------------------------------------------------
 CFLAGS ?= -O2 -g
+# KVM's structs end in flexible arrays, and an array of entries belongs behind them.
+NOWARN_clang := $(if $(findstring clang,$(CC)),-Wno-gnu-variable-sized-type-not-at-end -Wno-missing-field-initializers)
 WARN   := -Wall -Wextra -Wshadow -Wconversion -Wsign-conversion -Wstrict-prototypes -Wmissing-prototypes \
-          -Wpointer-arith -Wvla -Wformat=2 -Wno-unused-parameter $(if $(WERROR),-Werror)
+          -Wpointer-arith -Wvla -Wformat=2 -Wno-unused-parameter \
+          $(NOWARN_clang) $(if $(WERROR),-Werror)
 HARD   := -fstack-protector-strong $(if $(SAN),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
 SANF   := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 ALL_CFLAGS  := -std=gnu17 -pthread -fPIC -fno-semantic-interposition -fvisibility=hidden -Icore -D_GNU_SOURCE \

@@ -156,7 +156,7 @@ void hv_machine_all_parked(struct hv_machine *m)
 		pthread_mutex_unlock(&m->lock);
 		rc = hv_board_reset(m, &err);
 		if (rc)
-			hv_machine_finish(m, HV_END_ERROR, err.status, err.text);
+			hv_machine_finish(m, HV_END_ERROR, (int)err.status, err.text);
 		else
 			hv_machine_fire(m, HV_EVENT_RESET, 0);
 		pthread_mutex_lock(&m->lock);

@@ -6,7 +6,7 @@ HVRUN_GEN    := $(BUILD)/gen/hvrun
 $(HVRUN_GEN)/mkfilter: tools/hvrun/filter/mkfilter.c tools/hvrun/filter/filter.h $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,CC    $<)
-	$(Q)$(CC_FOR_BUILD) -std=gnu17 -O1 -D_GNU_SOURCE -Wall -Wextra $(if $(WERROR),-Werror) \
+	$(Q)$(CC_FOR_BUILD) -std=gnu17 -O1 -D_GNU_SOURCE -Wall -Wextra $(NOWARN_clang) $(if $(WERROR),-Werror) \
 		$(if $(SAN),-DHV_FILTER_SANITIZED) -o $@ $< -lseccomp
 $(HVRUN_GEN)/filter.c: $(HVRUN_GEN)/mkfilter
 	$(call say,GEN   $@)
