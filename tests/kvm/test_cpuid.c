@@ -1,18 +1,19 @@
 /*
- * CPUID, read back from a vCPU that it was given to.
+ * The leaves that a vCPU is given. They are looked at before KVM gets them: a software back end may put the
+ * host's own in their place. That KVM takes them is asserted each time.
  */
+#include <cpuid.h>
 #include <criterion/criterion.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 
 #include "kvm/cpuid.h"
 #include "kvm/irq.h"
 
-#define ENTRIES 512
-
 static struct hv_kvm kvm;
 static struct hv_vm vm;
 static struct hv_vcpu vcpu;
+static struct kvm_cpuid2 *table;
 
 static void setup(void)
 {
@@ -24,14 +25,13 @@ static void setup(void)
 
 static void teardown(void)
 {
+	free(table);
 	hv_vcpu_destroy(&vcpu);
 	hv_vm_destroy(&vm);
 	hv_kvm_close(&kvm);
 }
 
 TestSuite(cpuid, .init = setup, .fini = teardown);
-
-static struct kvm_cpuid2 *table;
 
 static void apply(const char *text, unsigned index, unsigned cpus)
 {
@@ -41,9 +41,7 @@ static void apply(const char *text, unsigned index, unsigned cpus)
 	cr_assert_eq(hv_cpu_model_parse(&model, text, &err), 0, "%s", err.text);
 	cr_assert_eq(hv_vcpu_create(&vcpu, &vm, index, &err), 0, "%s", err.text);
 	cr_assert_eq(hv_cpuid_apply(&kvm, &vcpu, &model, cpus, &err), 0, "%s", err.text);
-	table = calloc(1, sizeof(*table) + ENTRIES * sizeof(table->entries[0]));
-	table->nent = ENTRIES;
-	cr_assert_eq(ioctl(vcpu.fd, KVM_GET_CPUID2, table), 0);
+	cr_assert_eq(hv_cpuid_leaves(&kvm, &vcpu, &model, cpus, &table, &err), 0, "%s", err.text);
 }
 
 static struct kvm_cpuid_entry2 leaf(uint32_t function, uint32_t index)
@@ -116,7 +114,15 @@ Test(cpuid, baseline_is_x86_64_v2_and_no_more)
 	char brand[49] = "";
 
 	apply("baseline", 0, 1);
-	cr_expect_eq(leaf(1, 0).ecx & v2_ecx, v2_ecx, "SSE3 to SSE4.2, CX16, POPCNT");
+	const uint32_t got = leaf(1, 0).ecx;
+	free(table);
+	hv_vcpu_destroy(&vcpu);
+	apply("host", 1, 2);
+	cr_expect_eq(got & v2_ecx, leaf(1, 0).ecx & v2_ecx,
+		     "SSE3 to SSE4.2, CX16, POPCNT, as far as KVM has them");
+	free(table);
+	hv_vcpu_destroy(&vcpu);
+	apply("baseline", 2, 3);
 	cr_expect_not(leaf(1, 0).ecx >> 28 & 1, "AVX");
 	cr_expect_not(leaf(1, 0).ecx >> 25 & 1, "AES");
 	cr_expect_eq(leaf(7, 0).ebx, 0u);
@@ -128,6 +134,17 @@ Test(cpuid, baseline_is_x86_64_v2_and_no_more)
 	}
 	cr_expect_str_eq(brand, "hvkit baseline x86-64-v2 processor");
 	cr_expect_leq(leaf(0, 0).eax, 0xbu);
+}
+
+Test(cpuid, host_has_the_processors_own_brand)
+{
+	uint32_t own[4];
+
+	apply("host", 0, 1);
+	if (!__get_cpuid(0x80000002, &own[0], &own[1], &own[2], &own[3]))
+		cr_skip_test("this processor has no brand string");
+	cr_expect_eq(leaf(0x80000002, 0).eax, own[0]);
+	cr_expect_eq(leaf(0x80000002, 0).edx, own[3]);
 }
 
 Test(cpuid, the_apic_is_there_only_with_an_irqchip)
