@@ -162,6 +162,10 @@ static bool debug_hook(void *ctx, struct hv_vcpu *vcpu, const struct kvm_debug_e
 			hit.why = HV_GDB_HIT;
 			hit.type = hard->type;
 			hit.address = hard->gva;
+		} else if ((info->dr6 & 0xf) && soft_at(t, &sregs, pc)) {
+			hit.why = HV_GDB_HIT; /* by the debug register that arm_soft gave it */
+			hit.type = HV_GDB_SOFT;
+			hit.address = pc;
 		} else if (t->stepping & bit(vcpu->index)) {
 			hit.why = HV_GDB_STEPPED;
 		}
@@ -188,6 +192,35 @@ static uint64_t dr7_bits(unsigned i, const struct hv_gdb_hard *h)
 	return 2ull << (2 * i) | (type | length << 2) << (16 + 4 * i);
 }
 
+static void arm_register(struct kvm_guest_debug *d, unsigned i, const struct hv_gdb_hard *h)
+{
+	d->control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+	d->arch.debugreg[i] = h->gva;
+	d->arch.debugreg[7] |= DR7_ALWAYS | dr7_bits(i, h);
+}
+
+/*
+ * In real mode a KVM that interprets the guest carries int3 out, through the guest's own vector table,
+ * without a word to us. Debug registers that are free guard such breakpoints: they fire before the
+ * instruction.
+ */
+static void arm_soft(const struct hv_gdb_target *t, struct kvm_guest_debug *d)
+{
+	unsigned i = 0;
+
+	for (unsigned k = 0; k < t->soft_count; k++) {
+		const struct hv_gdb_hard h = {.type = HV_GDB_EXEC, .gva = t->soft[k].gva, .length = 1};
+
+		if (!t->soft[k].real || t->soft[k].lifted)
+			continue;
+		while (i < HV_GDB_HARD_MAX && t->hard[i].used)
+			i++;
+		if (i == HV_GDB_HARD_MAX)
+			return;
+		arm_register(d, i++, &h);
+	}
+}
+
 static int set_guest_debug(struct hv_vcpu *vcpu, void *ctx, struct hv_error *err)
 {
 	if (ioctl(vcpu->fd, KVM_SET_GUEST_DEBUG, ctx) < 0)
@@ -210,10 +243,9 @@ int hv_gdb_arm(struct hv_gdb_target *t, unsigned cpu, bool step, struct hv_error
 
 		if (!h->used || (t->over == (int)cpu && h->type == HV_GDB_EXEC))
 			continue;
-		d.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
-		d.arch.debugreg[i] = h->gva;
-		d.arch.debugreg[7] |= DR7_ALWAYS | dr7_bits(i, h);
+		arm_register(&d, i, h);
 	}
+	arm_soft(t, &d);
 	if (step)
 		t->stepping |= bit(cpu);
 	else
@@ -405,7 +437,7 @@ static int insert_soft(struct hv_gdb_target *t, unsigned cpu, uint64_t gva)
 	} else {
 		struct hv_gdb_soft *s = &t->soft[t->soft_count++];
 
-		*s = (struct hv_gdb_soft){.gva = gva, .gpa = walk.gpa};
+		*s = (struct hv_gdb_soft){.gva = gva, .gpa = walk.gpa, .real = !(sregs.cr0 & 1)};
 		soft_put(t, s);
 	}
 out:

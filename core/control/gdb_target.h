@@ -33,6 +33,7 @@ struct hv_gdb_stop {
 
 struct hv_gdb_soft {
 	bool lifted; /* the instruction is back in place for one step over it */
+	bool real;   /* set in real mode: wants a debug register too, when one is free */
 	uint64_t gva, gpa;
 	uint8_t original;
 };

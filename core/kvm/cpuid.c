@@ -10,6 +10,7 @@
  */
 #include "kvm/cpuid.h"
 
+#include <cpuid.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -424,6 +425,17 @@ static void apply_baseline(struct table *t)
 		e->eax = 0x8000001e;
 }
 
+/* KVM leaves the brand string empty. "host" takes it from the processor that this runs on. */
+static void fill_brand(struct table *t)
+{
+	for (uint32_t leaf = 0x80000002; leaf <= 0x80000004; leaf++) {
+		uint32_t regs[4];
+
+		if (__get_cpuid(leaf, &regs[EAX], &regs[EBX], &regs[ECX], &regs[EDX]))
+			put(t, leaf, 0, false, regs);
+	}
+}
+
 /* Leaf 0xd after features have gone: components without an owner leave XCR0, and the area shrinks. */
 static void fix_xsave(struct table *t)
 {
@@ -572,8 +584,8 @@ static int supported(const struct hv_kvm *kvm, struct table *t, struct hv_error 
 	return hv_fail(err, E2BIG, "KVM offers more than %u CPUID leaves", LEAVES_MAX);
 }
 
-int hv_cpuid_apply(const struct hv_kvm *kvm, const struct hv_vcpu *vcpu, const struct hv_cpu_model *model,
-		   unsigned cpus, struct hv_error *err)
+int hv_cpuid_leaves(const struct hv_kvm *kvm, const struct hv_vcpu *vcpu, const struct hv_cpu_model *model,
+		    unsigned cpus, struct kvm_cpuid2 **out, struct hv_error *err)
 {
 	bool allowed[FEATURES];
 	struct table t;
@@ -584,12 +596,26 @@ int hv_cpuid_apply(const struct hv_kvm *kvm, const struct hv_vcpu *vcpu, const s
 	model_features(model, allowed);
 	if (model->baseline)
 		apply_baseline(&t);
+	else
+		fill_brand(&t);
 	apply_features(&t, allowed);
 	fix_xsave(&t);
 	fix_topology(&t, vcpu->index, cpus);
 	fix_apic(&t, kvm, vcpu, allowed);
-	if (ioctl(vcpu->fd, KVM_SET_CPUID2, t.c) < 0)
+	*out = t.c;
+	return 0;
+}
+
+int hv_cpuid_apply(const struct hv_kvm *kvm, const struct hv_vcpu *vcpu, const struct hv_cpu_model *model,
+		   unsigned cpus, struct hv_error *err)
+{
+	struct kvm_cpuid2 *leaves;
+	int rc = hv_cpuid_leaves(kvm, vcpu, model, cpus, &leaves, err);
+
+	if (rc < 0)
+		return rc;
+	if (ioctl(vcpu->fd, KVM_SET_CPUID2, leaves) < 0)
 		rc = hv_fail_errno(err, "vCPU %u: KVM_SET_CPUID2", vcpu->index);
-	free(t.c);
+	free(leaves);
 	return rc;
 }

@@ -24,6 +24,11 @@ int hv_cpu_model_parse(struct hv_cpu_model *model, const char *text, struct hv_e
 /* Gives vCPU `vcpu` of `cpus` its CPUID leaves: features, topology, APIC id, the hypervisor's signature. */
 int hv_cpuid_apply(const struct hv_kvm *kvm, const struct hv_vcpu *vcpu, const struct hv_cpu_model *model,
 		   unsigned cpus, struct hv_error *err);
+
+/* The leaves that hv_cpuid_apply would give, malloc'd. Some back ends overrule what they are given, so what a guest
+ * sees may still differ. */
+int hv_cpuid_leaves(const struct hv_kvm *kvm, const struct hv_vcpu *vcpu, const struct hv_cpu_model *model,
+		    unsigned cpus, struct kvm_cpuid2 **out, struct hv_error *err);
 HV_API_END
 
 #endif

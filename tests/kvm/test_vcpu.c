@@ -1,6 +1,6 @@
 /*
- * KVM's descriptors, KVM_RUN, slots in a real VM, injection without an irqchip, and state that is put back: each by a
- * few bytes of real-mode code on /dev/kvm. An alarm is the watchdog.
+ * KVM's descriptors, KVM_RUN, slots in a real VM, injection without an irqchip, and state that is put back:
+ * each by a few bytes of real-mode code on /dev/kvm. An alarm is the watchdog.
  */
 #include <criterion/criterion.h>
 #include <signal.h>
@@ -101,7 +101,8 @@ Test(vcpu, immediate_exit_returns_eintr_without_running)
 Test(memory_in_kvm, a_write_to_a_read_only_slot_exits_as_mmio)
 {
 	/* mov ax,0x2000; mov ds,ax; mov byte [0],0x77; mov al,[1]; hlt */
-	static const uint8_t code[] = {0xb8, 0x00, 0x20, 0x8e, 0xd8, 0xc6, 0x06, 0x00, 0x00, 0x77, 0xa0, 0x01, 0x00, 0xf4};
+	static const uint8_t code[] = {0xb8, 0x00, 0x20, 0x8e, 0xd8, 0xc6, 0x06,
+				       0x00, 0x00, 0x77, 0xa0, 0x01, 0x00, 0xf4};
 	struct kvm_regs regs;
 	struct box b;
 
@@ -159,9 +160,11 @@ Test(irq, an_interrupt_waits_until_the_guest_takes_interrupts)
 
 Test(irq, a_line_of_the_in_kernel_pic_reaches_the_guest)
 {
-	/* The PIC's registers set for vectors 0x20, IRQ 4 alone unmasked; sti; hlt; handler: out 0xe9,al; jmp . */
-	static const uint8_t code[] = {0xb0, 0x11, 0xe6, 0x20, 0xb0, 0x20, 0xe6, 0x21, 0xb0, 0x04, 0xe6, 0x21, 0xb0, 0x01,
-				       0xe6, 0x21, 0xb0, 0xef, 0xe6, 0x21, 0xe6, 0x10, 0xfb, 0xf4, 0xeb, 0xfd};
+	/* The PIC's registers set for vectors 0x20, IRQ 4 alone unmasked; sti; hlt; handler: out 0xe9,al; jmp
+	 * . */
+	static const uint8_t code[] = {0xb0, 0x11, 0xe6, 0x20, 0xb0, 0x20, 0xe6, 0x21, 0xb0,
+				       0x04, 0xe6, 0x21, 0xb0, 0x01, 0xe6, 0x21, 0xb0, 0xef,
+				       0xe6, 0x21, 0xe6, 0x10, 0xfb, 0xf4, 0xeb, 0xfd};
 	static const uint8_t handler[] = {0xe6, 0xe9, 0xeb, 0xfe};
 	static const uint16_t vector[2] = {0x1100, 0};
 	struct box b;
@@ -209,7 +212,8 @@ Test(state, what_was_taken_out_can_be_put_back)
 Test(vcpu, every_exit_reason_has_a_name)
 {
 	for (uint32_t i = 1; i <= 40; i++)
-		if (i != 13 && i != 22 && i != 19) /* numbers of other architectures that have left the header may differ */
+		if (i != 13 && i != 22 &&
+		    i != 19) /* numbers of other architectures that have left the header may differ */
 			cr_assert_str_neq(hv_exit_name(i), "unknown", "%u", i);
 	cr_assert_str_eq(hv_exit_name(4000), "unknown");
 }
