@@ -28,7 +28,8 @@ def leave(code):
 SPIN = b"\xeb\xfe"
 HALT = b"\xfa\xf4"
 FLOOD = b"\xba\xf8\x03\xb0\x78\xee\xeb\xfd"
-TRIPLE_FAULT = b"\x0f\x01\x1e\x00\x20\x0f\x0b" + SPIN  # lidt [0x2000] (zeros: limit 0), ud2
+# An empty interrupt table, protected mode, an invalid instruction.
+TRIPLE_FAULT = b"\x0f\x01\x1e\x00\x20\x0f\x20\xc0\x0c\x01\x0f\x22\xc0\x0f\x0b"
 # Gives back what comes in, until a 'q': wait for LSR bit 0, in, out, compare.
 ECHO = b"\xba\xfd\x03\xec\xa8\x01\x74\xfb\xba\xf8\x03\xec\xee\x3c\x71\x75\xef" + leave(5)
 
@@ -68,6 +69,10 @@ class Running:
 
     def __exit__(self, *_):
         if self.p.poll() is None:
+            self.p.terminate()
+        try:
+            self.p.wait(10)
+        except subprocess.TimeoutExpired:
             self.p.kill()
         self.p.communicate(timeout=LIMIT)
 

@@ -7,8 +7,8 @@ import signal
 import termios
 from hvrun_lib import *
 
-echo = image("echo.bin", say("ready\r\n") + ECHO)
-spin = image("spin.bin", say("ready\r\n") + SPIN)
+echo = image("echo.bin", say("ready\n") + ECHO)
+spin = image("spin.bin", say("ready\n") + SPIN)
 
 
 class Terminal:
