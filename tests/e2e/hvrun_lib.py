@@ -81,6 +81,12 @@ class Running:
         return self.p.returncode
 
 
+def tidy():
+    """Removes what runs that were killed had no time to remove."""
+    for path in pathlib.Path(os.environ["XDG_RUNTIME_DIR"], "hvkit").glob("*"):
+        path.unlink()
+
+
 def until(what, why):
     """Waits for something that comes in its own time."""
     end = time.monotonic() + LIMIT

@@ -107,3 +107,4 @@ with Running("--serial", f"unix:{path}", echo) as run:
 check(os.path.exists(path), "a socket left by a crash")
 done = hvrun("--serial", f"unix:{path}", hello)
 check(done.returncode == 1 and not os.path.exists(path), "unix: a dead process's socket is replaced", done.err)
+tidy()
