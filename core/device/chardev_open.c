@@ -143,7 +143,10 @@ static const char *socket_name(const struct hv_chardev *c)
 	return slash ? slash + 1 : c->config.path;
 }
 
-/* A socket that a dead process left can be told from a living one: nobody answers there. Anything else stays.
+/*
+ * A socket that a dead process left is replaced; a living one, and anything else, stays. A datagram socket
+ * asks: it is refused where nobody is bound any more and has the wrong type where somebody is, who doesn't
+ * notice. A stream socket would be a client, and take the output that is kept for the first.
  */
 static bool remove_stale(struct hv_chardev *c, const struct sockaddr_un *sun)
 {
@@ -152,7 +155,7 @@ static bool remove_stale(struct hv_chardev *c, const struct sockaddr_un *sun)
 
 	if (fstatat(c->folder_fd, socket_name(c), &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISSOCK(st.st_mode))
 		return false;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return false;
 	rc = connect(fd, (const struct sockaddr *)sun, sizeof(*sun)) < 0 ? errno : 0;

@@ -158,7 +158,7 @@ static const struct hv_device_ops fwcfg_ops = {
     .destroy = fwcfg_destroy,
 };
 
-/* --- what there is to read ------------------------------------------------------------------------ */
+/* --- what there is to read ------------------------------------------------ */
 
 static int check_files(const struct hv_fwcfg_item *files, unsigned count, struct hv_error *err)
 {

@@ -66,7 +66,7 @@ static struct hv_ioapic *ioapic_of(struct hv_device *dev)
 	return hv_container_of(dev, struct hv_ioapic, dev);
 }
 
-/* --- delivery ------------------------------------------------------------------------------------- */
+/* --- delivery ------------------------------------------------------------- */
 
 static struct message message_of(uint64_t entry)
 {
@@ -144,7 +144,7 @@ void hv_ioapic_eoi(struct hv_device *dev, uint8_t vector)
 	pthread_mutex_unlock(&dev->lock);
 }
 
-/* --- registers ------------------------------------------------------------------------------------ */
+/* --- registers ------------------------------------------------------------ */
 
 /*
  * Replaces an entry. KVM must know the entries of level pins, or it doesn't report their EOIs; telling it
@@ -226,7 +226,7 @@ static void ioapic_write(struct hv_device *dev, uint64_t offset, uint64_t value,
 		write_register(io, (uint32_t)value);
 }
 
-/* --- life ----------------------------------------------------------------------------------------- */
+/* --- life ----------------------------------------------------------------- */
 
 /* The lines stay as they are: they belong to the devices at their other ends, which are reset by themselves.
  */

@@ -78,7 +78,7 @@ static struct hv_rtc *rtc_of(struct hv_device *dev)
 	return hv_container_of(dev, struct hv_rtc, dev);
 }
 
-/* --- time ----------------------------------------------------------------------------------------- */
+/* --- time ----------------------------------------------------------------- */
 
 static int64_t host_now(void)
 {
@@ -179,7 +179,7 @@ static void adopt(struct hv_rtc *rtc)
 		rtc->offset = t;
 }
 
-/* --- registers ------------------------------------------------------------------------------------ */
+/* --- registers ------------------------------------------------------------ */
 
 static bool is_held(const struct hv_rtc *rtc)
 {
@@ -255,7 +255,7 @@ static void rtc_write(struct hv_device *dev, uint64_t offset, uint64_t value, un
 		rtc->cmos[reg] = byte;
 }
 
-/* --- life ----------------------------------------------------------------------------------------- */
+/* --- life ----------------------------------------------------------------- */
 
 static void put(struct hv_rtc *rtc, uint8_t reg, unsigned bytes, uint64_t value)
 {

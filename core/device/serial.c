@@ -108,7 +108,7 @@ static struct hv_serial *serial_of(struct hv_device *dev)
 	return hv_container_of(dev, struct hv_serial, dev);
 }
 
-/* --- interrupts ----------------------------------------------------------------------------------- */
+/* --- interrupts ----------------------------------------------------------- */
 
 /* How many received bytes make an interrupt: FCR's top bits with FIFOs, one byte without. */
 static unsigned trigger_level(const struct hv_serial *s)
@@ -155,7 +155,7 @@ static void update_line(struct hv_serial *s)
 	drive_line(s, s->mcr & MCR_OUT2 && interrupt_reason(s) != IIR_NONE);
 }
 
-/* --- receiver ------------------------------------------------------------------------------------- */
+/* --- receiver ------------------------------------------------------------- */
 
 static unsigned receiver_size(const struct hv_serial *s)
 {
@@ -240,7 +240,7 @@ size_t hv_serial_input(void *dev, const uint8_t *data, size_t count)
 	return taken;
 }
 
-/* --- transmitter and modem ------------------------------------------------------------------------ */
+/* --- transmitter and modem ------------------------------------------------ */
 
 /*
  * Writing THR takes its interrupt back; sending the byte raises it anew. The line has to fall in between: an
@@ -306,7 +306,7 @@ static void write_fcr(struct hv_serial *s, uint8_t value)
 	/* hv:end */
 }
 
-/* --- the registers -------------------------------------------------------------------------------- */
+/* --- the registers -------------------------------------------------------- */
 
 static uint8_t read_iir(struct hv_serial *s)
 {
@@ -416,7 +416,7 @@ static void serial_write(struct hv_device *dev, uint64_t offset, uint64_t value,
 	ask_for_input(s);
 }
 
-/* --- life ----------------------------------------------------------------------------------------- */
+/* --- life ----------------------------------------------------------------- */
 
 static void serial_reset(struct hv_device *dev)
 {
