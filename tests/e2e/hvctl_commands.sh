@@ -22,7 +22,7 @@ expect 1 "no VM 'nobody' is running" nobody status
 expect 2 'hvctl --help' --bogus
 expect 0 'Usage: hvctl' --help
 expect 0 '^hvctl \(hvkit\) [0-9]' --version
-expect 0 'NAME' help use
+expect 0 'use NAME' help use
 expect 0 'ADDR is a number' help x
 expect 2 "no command 'bogus'" help bogus
 
@@ -62,7 +62,7 @@ expect 2 'usage: translate' one translate
 expect 2 "no command 'frobnicate'" one frobnicate
 expect 0 '^running$' one resume
 expect 0 '^tracing is on$' one trace on
-expect 0 '^sent 12 bytes$' one send set key 42
+expect 0 '^sent 11 bytes$' one send set key 42
 for _ in $(seq 500); do
 	"$HVCTL" one send get key >/dev/null
 	grep -q '^42' "$TMP/serial" && break

@@ -91,7 +91,7 @@ with vm("interactive") as process:
     t.type("use inter\t\r")
     t.expect("interactive> ")
     t.type("\x12info dev")
-    t.expect("info devices")
+    t.expect("info dev")
     t.type("\r")
     t.expect("serial0")
     # The VM ends under us: one sentence, and the prompt without it.

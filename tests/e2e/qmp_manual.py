@@ -16,8 +16,10 @@ APART = {"qmp_capabilities", "dump-guest-memory", "getfd", "closefd", "quit", "h
 
 
 def examples():
-    text = gzip.open(PAGE, "rt", errors="replace").read().replace("\\-", "-").replace("\\(aq", "'").replace("\\&", "")
-    for found in re.finditer(r"^-> (\{.*?)^<- (\{.*?)(?:^-> |^<- |^\.ft|^\.SS|^\.SH)", text, re.M | re.S):
+    text = gzip.open(PAGE, "rt", errors="replace").read()
+    for escape, plain in (("\\-", "-"), ("\\(dq", '"'), ("\\(aq", "'"), ("\\&", "")):
+        text = text.replace(escape, plain)
+    for found in re.finditer(r"^-> (\{.*?)^<- (\{.*?)(?=^-> |^<- |^\.ft|^\.SS|^\.SH)", text, re.M | re.S):
         try:
             yield json.loads(found[1]), json.loads(found[2])
         except ValueError:
