@@ -149,7 +149,10 @@ static void put_event(struct client *c, const char *line, size_t length)
 		ring(c->wake);
 }
 
-/* A response is never dropped: the client asked, and one request at a time can be in work. */
+/*
+ * A response is never dropped: the client asked, and one request at a time can be in work. Events follow from
+ * the answer to qmp_capabilities on: not before it, and none is missed once the client can have read it.
+ */
 static void put_response(struct client *c, json_t *response)
 {
 	char *line = response ? json_dumps(response, JSON_COMPACT) : NULL;
@@ -157,6 +160,7 @@ static void put_response(struct client *c, json_t *response)
 	pthread_mutex_lock(&c->lock);
 	if (!line || append_locked(c, line, strlen(line)) || append_locked(c, "\r\n", 2))
 		c->broken = true; /* no memory: better no client than one that waits for ever */
+	atomic_store(&c->negotiated, c->session.negotiated);
 	flush_locked(c);
 	pthread_mutex_unlock(&c->lock);
 	free(line);
@@ -196,7 +200,6 @@ static bool serve(struct client *c)
 			return false;
 		}
 		put_response(c, hv_qmp_respond(&c->session, text, length));
-		atomic_store(&c->negotiated, c->session.negotiated);
 	}
 	return !broken;
 }

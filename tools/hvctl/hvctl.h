@@ -37,7 +37,7 @@ int hvctl_shell(struct hvctl *h);
  */
 void hvctl_print(const char *text);
 void hvctl_print_json(const json_t *value);
-void hvctl_print_help(const char *command);
+void hvctl_print_help(void);
 /* "[VM 'x': STOP]" */
 void hvctl_print_event(const struct hvctl *h, const json_t *event);
 int hvctl_complain(const struct hv_error *err);

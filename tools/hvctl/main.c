@@ -27,7 +27,7 @@ static const char usage_text[] =
 static int help(void)
 {
 	fputs(usage_text, stdout);
-	hvctl_print_help(NULL);
+	hvctl_print_help();
 	printf("\n`hvctl help COMMAND` tells more of one. Exit status: 0 done, 1 failed, 2 wrong usage, 3 "
 	       "unsafe or damaged.\n");
 	return HV_EXIT_OK;

@@ -76,18 +76,32 @@ void hvctl_print_json(const json_t *value)
 	free(text);
 }
 
-void hvctl_print_help(const char *command)
+static const char *const own_help[][3] = {
+	{"list", "list", "the running VMs"},
+	{"use", "use NAME", "talk to that VM from now on"},
+	{"wait", "wait", "until the VM ends, telling its events"},
+	{"exit", "exit", "leave hvctl (interactive); the VM goes on"},
+};
+
+/* hvctl's own word, or NULL. */
+static const char *const *find_own(const char *word)
 {
-	char *text = hv_monitor_help(command);
+	for (size_t i = 0; i < HV_ARRAY_SIZE(own_help); i++) {
+		if (strcmp(own_help[i][0], word) == 0)
+			return own_help[i];
+	}
+	return NULL;
+}
+
+void hvctl_print_help(void)
+{
+	char *text = hv_monitor_help(NULL);
 
 	if (text)
 		fputs(text, stdout);
 	free(text);
-	if (command)
-		return;
-	printf("%-28s  %s\n", "list", "the running VMs");
-	printf("%-28s  %s\n", "use NAME", "talk to that VM from now on");
-	printf("%-28s  %s\n", "wait", "until the VM ends");
+	for (size_t i = 0; i < HV_ARRAY_SIZE(own_help); i++)
+		printf("%-28s  %s\n", own_help[i][1], own_help[i][2]);
 }
 
 void hvctl_print_event(const struct hvctl *h, const json_t *event)
@@ -246,9 +260,16 @@ static int own_words(struct hvctl *h, int argc, char **argv)
 	if (strcmp(argv[0], "wait") == 0 && argc == 1 && h->client)
 		return hvctl_wait(h);
 	if (strcmp(argv[0], "help") == 0 && argc == 1) {
-		hvctl_print_help(NULL);
+		hvctl_print_help();
 		return HV_EXIT_OK;
 	}
+	if (strcmp(argv[0], "help") == 0 && argc == 2 && find_own(argv[1])) {
+		printf("%s: %s\n", find_own(argv[1])[1], find_own(argv[1])[2]);
+		return HV_EXIT_OK;
+	}
+	if (find_own(argv[0]))
+		return hvctl_complain(&(struct hv_error){.status = HV_EXIT_USAGE,
+							 .text = "see `help`: list, use NAME, wait (with a VM chosen)"});
 	return -1;
 }
 
