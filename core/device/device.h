@@ -35,7 +35,7 @@ struct hv_device_ops {
 	void (*save)(struct hv_device *dev, struct hv_encoder *e);
 	/* The contrary. Every value is hostile: check it, refuse with a sentence, leave the device reset. */
 	int (*load)(struct hv_device *dev, struct hv_decoder *d, uint16_t version, struct hv_error *err);
-	/* One line of state for a person, "LCR 0x03, divisor 1, IER 0x01". May be NULL. */
+	/* One line of state for a person, "LCR 0x03, divisor 1, IER 0x01"; size is at least 1. May be NULL. */
 	void (*describe)(struct hv_device *dev, char *buf, size_t size);
 	/* Frees the device. No access can be under way. */
 	void (*destroy)(struct hv_device *dev);

@@ -11,7 +11,6 @@
  * EOI; if the line is still high then, the next message follows. Lines tell "asserted" or not: polarity is a
  * matter of real wires, and is kept as the guest wrote it without effect.
  */
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -295,37 +294,30 @@ static int ioapic_load(struct hv_device *dev, struct hv_decoder *d, uint16_t ver
 	return 0;
 }
 
-/* snprintf at *used, which never passes size. */
-static HV_PRINTF(4, 5) void append(char *buf, size_t size, size_t *used, const char *fmt, ...)
+/* Where the text goes on after snprintf has put n bytes at `used`: never beyond the last byte of size. */
+static size_t advance(size_t used, int n, size_t size)
 {
-	va_list ap;
-	int n;
-
-	if (*used >= size)
-		return;
-	va_start(ap, fmt);
-	n = vsnprintf(buf + *used, size - *used, fmt, ap);
-	va_end(ap);
-	*used += n > 0 ? (size_t)n : 0;
+	used += n > 0 ? (size_t)n : 0;
+	return used < size ? used : size - 1;
 }
 
 static void ioapic_describe(struct hv_device *dev, char *buf, size_t size)
 {
 	const struct hv_ioapic *io = ioapic_of(dev);
-	size_t used = 0;
+	size_t used = advance(0, snprintf(buf, size, "id %u, lines 0x%06x", io->id >> 24, io->lines), size);
 
-	append(buf, size, &used, "id %u, lines 0x%06x", io->id >> 24, io->lines);
 	for (unsigned pin = 0; pin < HV_IOAPIC_PINS; pin++) {
 		uint64_t entry = io->entries[pin];
+		int n;
 
-		if (!(entry & ENTRY_MASKED))
-			append(buf, size, &used, ", pin %u: vector 0x%02x to %s %u, %s%s", pin,
-			       (unsigned)(entry & ENTRY_VECTOR), entry & ENTRY_LOGICAL ? "logical" : "APIC",
-			       (unsigned)(entry >> ENTRY_DEST_SHIFT), entry & ENTRY_LEVEL ? "level" : "edge",
-			       entry & ENTRY_REMOTE_IRR ? " (awaits EOI)" : "");
+		if (entry & ENTRY_MASKED)
+			continue;
+		n = snprintf(buf + used, size - used, ", pin %u: vector 0x%02x to %s %u, %s%s", pin,
+			     (unsigned)(entry & ENTRY_VECTOR), entry & ENTRY_LOGICAL ? "logical" : "APIC",
+			     (unsigned)(entry >> ENTRY_DEST_SHIFT), entry & ENTRY_LEVEL ? "level" : "edge",
+			     entry & ENTRY_REMOTE_IRR ? " (awaits EOI)" : "");
+		used = advance(used, n, size);
 	}
-	if (used == 0 && size > 0)
-		buf[0] = '\0';
 }
 
 static void ioapic_destroy(struct hv_device *dev)

@@ -46,6 +46,15 @@ static int hour(void)
 	return number(h & 0x7f) % 12 + (h & 0x80 ? 12 : 0);
 }
 
+/* Not time(), whose clock may lag behind the one that the device reads by a tick. */
+static time_t host_time(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return ts.tv_sec;
+}
+
 /* The guest's time, read as a careful guest does: again when the seconds moved meanwhile. */
 static time_t guest_time(void)
 {
@@ -90,10 +99,10 @@ Test(rtc, tells_the_hosts_time_in_every_format)
 		time_t before, guest;
 
 		put(0x0b, formats[i]);
-		before = time(NULL);
+		before = host_time();
 		guest = guest_time();
 		cr_assert_geq(guest, before, "register B 0x%02x", formats[i]);
-		cr_assert_leq(guest, time(NULL), "register B 0x%02x", formats[i]);
+		cr_assert_leq(guest, host_time(), "register B 0x%02x", formats[i]);
 	}
 }
 
@@ -142,7 +151,7 @@ Test(rtc, with_set_the_clock_stands_and_shows_what_was_written)
 
 Test(rtc, a_date_that_does_not_exist_is_dropped)
 {
-	time_t before = time(NULL), after;
+	time_t before = host_time(), after;
 
 	set_date(0x20, 0x30, 0x02, 0x31, 0x00, 0x00, 0x00);
 	set_date(0x20, 0x30, 0x13, 0x01, 0x00, 0x00, 0x00);
@@ -151,7 +160,7 @@ Test(rtc, a_date_that_does_not_exist_is_dropped)
 	set_date(0x20, 0x30, 0x01, 0x01, 0x00, 0x60, 0x00);
 	set_date(0x20, 0x30, 0x01, 0x00, 0x00, 0x00, 0x00);
 	after = guest_time();
-	cr_assert(after >= before && after <= time(NULL));
+	cr_assert(after >= before && after <= host_time());
 }
 
 Test(rtc, register_c_tells_once_that_a_second_passed)
