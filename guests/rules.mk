@@ -19,14 +19,14 @@ GUEST_CFLAGS := -std=gnu17 -O2 -g -m64 -ffreestanding -fno-builtin -fno-pic -sta
                 -fno-omit-frame-pointer -Iguests/lib -DGUEST_VERSION='"$(VERSION)"' $(WARN)
 GUEST_LDFLAGS := -nostdlib -static -Wl,--build-id=none -Wl,-z,noexecstack -Wl,-z,max-page-size=4096
 
-$(BUILD)/guests/obj/%.c.o: guests/%.c
+$(BUILD)/guests/obj/%.c.o: guests/%.c $(BUILD)/flags guests/rules.mk
 	@mkdir -p $(@D)
-	$(if $(Q),@echo "  GUEST $<")
+	$(call say,GUEST $<)
 	$(Q)$(CC) $(GUEST_CFLAGS) -MMD -MP -c -o $@ $<
 
-$(BUILD)/guests/obj/%.S.o: guests/%.S
+$(BUILD)/guests/obj/%.S.o: guests/%.S $(BUILD)/flags guests/rules.mk
 	@mkdir -p $(@D)
-	$(if $(Q),@echo "  GUEST $<")
+	$(call say,GUEST $<)
 	$(Q)$(CC) $(GUEST_CFLAGS) -MMD -MP -c -o $@ $<
 
 guest_objs = $(patsubst guests/%,$(BUILD)/guests/obj/%.o,$(sort $(wildcard guests/$(1)/*.[cS])) \
