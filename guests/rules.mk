@@ -16,17 +16,17 @@ shell_PARTS    := multiboot.S start32.S $(GUEST_LIB)
 
 GUEST_CFLAGS := -std=gnu17 -O2 -g -m64 -ffreestanding -fno-builtin -fno-pic -static -mno-red-zone -mgeneral-regs-only \
                 -fno-stack-protector -fcf-protection=none -fno-asynchronous-unwind-tables -fno-strict-aliasing \
-                -fno-omit-frame-pointer -Iguests/lib -DGUEST_VERSION='"$(VERSION)"' $(WARN) -Wno-missing-prototypes
+                -fno-omit-frame-pointer -Iguests/lib -DGUEST_VERSION='"$(VERSION)"' $(WARN)
 GUEST_LDFLAGS := -nostdlib -static -Wl,--build-id=none -Wl,-z,noexecstack -Wl,-z,max-page-size=4096
 
-$(BUILD)/guests/obj/%.c.o: guests/%.c
+$(BUILD)/guests/obj/%.c.o: guests/%.c $(BUILD)/flags guests/rules.mk
 	@mkdir -p $(@D)
-	$(if $(Q),@echo "  GUEST $<")
+	$(call say,GUEST $<)
 	$(Q)$(CC) $(GUEST_CFLAGS) -MMD -MP -c -o $@ $<
 
-$(BUILD)/guests/obj/%.S.o: guests/%.S
+$(BUILD)/guests/obj/%.S.o: guests/%.S $(BUILD)/flags guests/rules.mk
 	@mkdir -p $(@D)
-	$(if $(Q),@echo "  GUEST $<")
+	$(call say,GUEST $<)
 	$(Q)$(CC) $(GUEST_CFLAGS) -MMD -MP -c -o $@ $<
 
 guest_objs = $(patsubst guests/%,$(BUILD)/guests/obj/%.o,$(sort $(wildcard guests/$(1)/*.[cS])) \

@@ -1,7 +1,7 @@
 /*
- * hello: the smallest guest that does something. Sixteen-bit real mode, as every x86 CPU wakes up; no stack frame, no
- * OS, nothing but bytes to the serial port and hlt. Works at any --load-addr below 64 KiB, since it asks the CPU where
- * it is. Each `out` is one exit to the hypervisor; so is the hlt at the end.
+ * hello: the smallest guest that does something. Sixteen-bit real mode, as every x86 CPU wakes up; no stack
+ * frame, no OS, nothing but bytes to the serial port and hlt. Works at any --load-addr below 64 KiB, since
+ * it asks the CPU where it is. Each `out` is one exit to the hypervisor; so is the hlt at the end.
  */
 	.section .start, "ax"
 	.code16

@@ -33,11 +33,10 @@
 #define ICR_STARTUP  (6u << 8)
 #define DIVIDE_BY_1  0x0b
 
-#define IOAPIC         0xfec00000u
-#define IOAPIC_SELECT  0x00
-#define IOAPIC_WINDOW  0x10
-#define IOAPIC_VERSION 1
-#define IOAPIC_PIN(n)  (0x10 + 2 * (n))
+#define IOAPIC        0xfec00000u
+#define IOAPIC_SELECT 0x00
+#define IOAPIC_WINDOW 0x10
+#define IOAPIC_PIN(n) (0x10 + 2 * (n))
 
 static uint8_t pic_masks[2] = {0xff, 0xff};
 
@@ -128,10 +127,4 @@ void ioapic_route(unsigned pin, uint8_t vector, uint32_t cpu, bool masked)
 {
 	ioapic_write(IOAPIC_PIN(pin) + 1, cpu << 24);
 	ioapic_write(IOAPIC_PIN(pin), vector | (masked ? LVT_MASKED : 0));
-}
-
-bool ioapic_present(void)
-{
-	mmio_write(IOAPIC + IOAPIC_SELECT, IOAPIC_VERSION);
-	return mmio_read(IOAPIC + IOAPIC_WINDOW) != 0xffffffff;
 }

@@ -26,6 +26,5 @@ void lapic_send_startup(uint32_t id, uint8_t page);
 
 /* Pin as edge-triggered, active-high interrupt `vector` of the CPU with APIC id cpu. */
 void ioapic_route(unsigned pin, uint8_t vector, uint32_t cpu, bool masked);
-bool ioapic_present(void);
 
 #endif

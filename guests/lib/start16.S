@@ -1,7 +1,8 @@
 /*
- * Entry of a flat image that wants more than 16 bits: from real mode straight into long mode. Page tables are written
- * here, since 4 KiB of zeros each would only swell the file: the first 2 MiB, where we live, and the 2 MiB at
- * MMIO_BASE, where no RAM is in any VM (see HV_PCI_HOLE_START in core/kvm/memory.h). flat_main follows.
+ * Entry of a flat image that wants more than 16 bits: from real mode straight into long mode. Page tables
+ * are written here, since 4 KiB of zeros each would only swell the file: the first 2 MiB, where we live,
+ * and the 2 MiB at MMIO_BASE, where no RAM is in any VM (see HV_PCI_HOLE_START in core/kvm/memory.h).
+ * flat_main follows.
  */
 #include "macros.inc"
 #include "flat.h"

@@ -1,6 +1,7 @@
 /*
- * Entry by multiboot or PVH: 32-bit protected mode, paging off, EBX = boot information, EAX = multiboot's magic.
- * An ELF32 image that is booted as one gets hvm_start_info in EBX too. From here it goes into long mode at once.
+ * Entry by multiboot or PVH: 32-bit protected mode, paging off, EBX = boot information, EAX = multiboot's
+ * magic. An ELF32 image that is booted as one gets hvm_start_info in EBX too. From here it goes into long
+ * mode at once.
  */
 #include "macros.inc"
 

@@ -1,6 +1,7 @@
 /*
- * Entry of a plain ELF64 image: long mode, CPL 0, memory mapped one to one by the loader, RDI = hvm_start_info.
- * The loader's GDT is left at once for our own; its page tables stay until the guest writes CR3.
+ * Entry of a plain ELF64 image: long mode, CPL 0, memory mapped one to one by the loader, RDI =
+ * hvm_start_info. The loader's GDT is left at once for our own; its page tables stay until the guest writes
+ * CR3.
  */
 #include "start.h"
 

@@ -1,6 +1,7 @@
 /*
- * Page tables and GDT, made by the assembler so that no instruction is spent on them: the first 4 GiB one to one in
- * 2 MiB pages, and segments for both privilege levels. Rules: SDM vol. 3A, 4.5 (4-level paging), 3.4.5 (descriptors).
+ * Page tables and GDT, made by the assembler so that no instruction is spent on them: the first 4 GiB one
+ * to one in 2 MiB pages, and segments for both privilege levels. Rules: SDM vol. 3A, 4.5 (4-level paging),
+ * 3.4.5 (descriptors).
  */
 #include "start.h"
 

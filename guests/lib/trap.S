@@ -1,6 +1,7 @@
 /*
- * Where the CPU lands on an exception or an interrupt, and the door to CPL 3. Each of the 64 stubs is 16 bytes long, so
- * that trap_init can compute their addresses; it leaves vector and error code on the stack for one common path.
+ * Where the CPU lands on an exception or an interrupt, and the door to CPL 3. Each of the 64 stubs is 16
+ * bytes long, so that trap_init can compute their addresses; it leaves vector and error code on the stack
+ * for one common path.
  */
 #include "start.h"
 

@@ -13,6 +13,7 @@ struct trap_frame {
 };
 
 enum {
+	VECTOR_NMI = 2,
 	VECTOR_UD = 6,
 	VECTOR_GP = 13,
 	VECTOR_PF = 14,

@@ -11,6 +11,36 @@
 
 HVKIT_IRQCHIP_NOTE(IRQCHIP_SPLIT); /* local APIC and IOAPIC are enough */
 
+/* Interrupt lines that no device of ours has: an interrupt from outside (`hvctl NAME inject irq 5`) is shown.
+ */
+static const uint8_t free_lines[] = {5, 7, 9, 10, 11};
+
+/* Straight to the UART: what was interrupted may be in the middle of con_printf. */
+static void on_line(struct trap_frame *frame)
+{
+	uint64_t line = frame->vector - VECTOR_PIC;
+	char text[] = "[irq   ]\r\n";
+	text[5] = line >= 10 ? '1' : ' ';
+	text[6] = (char)('0' + line % 10);
+	con_write(text, sizeof(text) - 1);
+	lapic_eoi();
+}
+
+static void on_nmi(struct trap_frame *frame)
+{
+	(void)frame;
+	con_write("[nmi]\r\n", 7);
+}
+
+static void show_interrupts(void)
+{
+	trap_set(VECTOR_NMI, on_nmi);
+	for (unsigned i = 0; i < sizeof(free_lines); i++) {
+		trap_set(VECTOR_PIC + free_lines[i], on_line);
+		ioapic_route(free_lines[i], (uint8_t)(VECTOR_PIC + free_lines[i]), lapic_id(), false);
+	}
+}
+
 void guest_main(const struct boot_info *boot)
 {
 	con_init(true);
@@ -23,6 +53,7 @@ void guest_main(const struct boot_info *boot)
 	store_init();
 	pic_init(); /* where there is one, all its lines are masked: interrupts come through the IOAPIC */
 	lapic_init(false);
+	show_interrupts();
 	timer_init();
 	terminal_init();
 	for (;;)

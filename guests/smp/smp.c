@@ -104,7 +104,7 @@ void guest_main(const struct boot_info *boot)
 		guest_exit(GUEST_FAILED);
 	}
 	lapic_init(false);
-	memcpy((void *)TRAMPOLINE, trampoline, (size_t)(trampoline_end - trampoline));
+	memcpy((void *)TRAMPOLINE, trampoline, (uint64_t)trampoline_end - (uint64_t)trampoline);
 	for (uint32_t id = 1; id < cpus; id++) {
 		if (!start_ap(id)) {
 			con_printf("smp: FAILED: CPU %u does not start\n", id);

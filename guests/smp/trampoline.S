@@ -1,7 +1,7 @@
 /*
- * Where an application processor wakes up: real mode, CS:IP = (page << 8):0, nothing else set. The page is a copy of
- * this code at TRAMPOLINE; it goes straight into long mode on the boot processor's page tables and takes a stack by its
- * turn. Rules: SDM vol. 3A, 9.4 (multiple-processor initialization).
+ * Where an application processor wakes up: real mode, CS:IP = (page << 8):0, nothing else set. The page is
+ * a copy of this code at TRAMPOLINE; it goes straight into long mode on the boot processor's page tables
+ * and takes a stack by its turn. Rules: SDM vol. 3A, 9.4 (multiple-processor initialization).
  */
 #include "macros.inc"
 #include "smp.h"
