@@ -108,6 +108,7 @@ $(foreach t,$(TOOLS),$(eval $(call tool_rules,$(t))))
 
 # --- guests and tests ----------------------------------------------------------------------------------------------
 include guests/rules.mk
+$(sort $(foreach g,$(GUEST_FLAT) $(GUEST_ELF),$(call guest_objs,$(g)))): $(BUILD)/flags
 include tests/rules.mk
 
 .PHONY: all libs tools deps demo install uninstall clean help
@@ -190,4 +191,4 @@ help: ## List the targets
 	@echo "Variables: CC, CFLAGS, LDFLAGS, BUILD (folder), WERROR=1, SAN=address,undefined or SAN=thread, PREFIX, DESTDIR,"
 	@echo "  V=1 (show commands), T=PATTERN (only these tests), FUZZ_SECONDS (each target of make fuzz)"
 
--include $(shell [ -d $(BUILD)/obj ] && find $(BUILD)/obj -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD)/obj $(BUILD)/guests/obj -name '*.d' 2>/dev/null)

@@ -17,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LIMIT_MS 60000
+#define LIMIT_MS 20000
 
 extern char **environ;
 

@@ -1,0 +1,160 @@
+#!/bin/bash
+# `make demo`: a story on real VMs that explains itself line by line. Everything it shows is run here and now, with
+# the commands that stand after each $. Every wait has a limit, and nothing is left behind but the trace file that
+# the story ends with.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+build=${BUILD:-build}
+bin=$build/bin guests=$build/guests out=$build/demo
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ] && [ "${TERM:-dumb}" != dumb ]; then
+	bold=$'\033[1m' dim=$'\033[2m' green=$'\033[32m' red=$'\033[31m' off=$'\033[0m'
+else
+	bold='' dim='' green='' red='' off=''
+fi
+
+scene() {
+	printf '\n%s%s%s\n\n' "$bold" "$*" "$off"
+}
+say() {
+	printf '%s\n' "$*" | fold -s -w 100
+}
+# A command as a reader would type it, and what it answers.
+try() { # words of the command
+	printf '%s$ %s%s\n' "$green" "${*//$build\//build/}" "$off"
+	local rc=0
+	timeout -k 2 10 "$@" </dev/null 2>&1 | sed 's/^/  /' || rc=$?
+	[ $rc -eq 0 ] || stop "that failed with status $rc"
+}
+stop() {
+	printf '%sdemo: %s%s\n' "$red" "$*" "$off" >&2
+	exit 1
+}
+
+if ! [ -r /dev/kvm ] || ! [ -w /dev/kvm ]; then
+	if [ -e /dev/kvm ]; then
+		why="/dev/kvm is there, but $(id -un) may not use it"
+	else
+		why="/dev/kvm is missing: this kernel offers no virtualisation, or it is switched off in the firmware"
+	fi
+	printf '%sThe demo runs real VMs, and can'\''t here: %s.%s\nThis is what hvrun --doctor says:\n\n' "$red" "$why" "$off" >&2
+	"$bin/hvrun" --doctor 2>&1 | sed 's/^/  /' >&2 || true
+	exit 1
+fi
+
+# A runtime folder of our own: VMs of this demo meet no others. Sockets want a short path.
+scratch=$(mktemp -d /tmp/hvdemo.XXXXXX)
+export XDG_RUNTIME_DIR=$scratch XDG_STATE_HOME=$scratch
+vm=
+clean() {
+	if [ -n "$vm" ] && kill -0 "$vm" 2>/dev/null; then
+		kill "$vm" 2>/dev/null || true
+		for _ in {1..20}; do
+			kill -0 "$vm" 2>/dev/null || break
+			sleep 0.1
+		done
+		kill -KILL "$vm" 2>/dev/null || true
+	fi
+	wait 2>/dev/null || true
+	rm -rf "$scratch"
+}
+trap clean EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+mkdir -p "$out"
+
+# Waits until a file's new part has the text, at most some seconds.
+await() { # text, file, seconds
+	for ((i = 0; i < $3 * 20; i++)); do
+		if grep -qaF -- "$1" "$2" 2>/dev/null; then return 0; fi
+		sleep 0.05
+	done
+	stop "waited $3 s for '$1' in vain"
+}
+
+serial=$scratch/serial
+ask() { # a command line for the guest; shows what it prints
+	local from
+	from=$(stat -c %s "$serial")
+	printf '%s$ hvctl demo send "%s"%s\n' "$green" "$*" "$off"
+	timeout 5 "$bin/hvctl" demo send "$*" >/dev/null </dev/null || stop "the VM did not take the command"
+	for ((i = 0; i < 100; i++)); do
+		if tail -c +$((from + 1)) "$serial" | tr -d '\r' | tail -n 1 | grep -qa '^> $'; then break; fi
+		sleep 0.05
+	done
+	tail -c +$((from + 1)) "$serial" | tr -d '\r' | grep -va '^> \?$' | sed 's/^/  /'
+}
+
+scene "1. The first exits"
+say "hello.bin is sixteen instructions in real mode: no operating system, no BIOS. Each byte it writes to port 0x3f8 \
+takes the CPU out of the guest (an exit), into hvrun, and back. --stats counts them and says what each one cost us:"
+echo
+try "$bin/hvrun" --timeout 10 --stats "$guests/hello.bin"
+say "\"io\" is the serial port; the last exit is hlt, which ends a VM that has no interrupts. \"mean\" is the time \
+that hvrun itself took for an exit."
+
+scene "2. A guest that listens"
+say "shell is a small system of its own: long mode, interrupts, a command line on the serial line. It runs in the \
+background now, and we type by hvctl, which finds it by its name:"
+echo
+printf '%s$ build/bin/hvrun --name demo --timeout 60 build/guests/shell &%s\n' "$green" "$off"
+"$bin/hvrun" --name demo --timeout 60 --serial "file:$serial" "$guests/shell" </dev/null 2>"$scratch/errors" &
+vm=$!
+await '> ' "$serial" 10
+tr -d '\r' <"$serial" | grep -va '^> \?$' | sed 's/^/  /'
+ask set colour blue
+ask get colour
+ask sum
+ask uptime
+
+scene "3. Stopped between two instructions"
+say "A paused VM holds still, and everything in it can be looked at. Its vCPU first:"
+echo
+try "$bin/hvctl" demo pause
+try "$bin/hvctl" demo status
+try "$bin/hvctl" demo info regs
+rip=$("$bin/hvctl" demo info regs | grep -ao 'RIP=[0-9a-f]*' | head -n 1 | cut -d= -f2)
+[ -n "$rip" ] || stop "the registers have no RIP"
+say "The instructions where it stands, read from the guest's memory:"
+try "$bin/hvctl" demo x/4i "0x$rip"
+say "How the CPU finds that address: the page tables, level by level."
+try "$bin/hvctl" demo translate "0x$rip"
+
+scene "4. What made it leave the guest"
+say "Every exit is counted by its reason. The shell polls nothing: it sleeps in hlt until the timer or a key wakes it."
+echo
+printf '%s$ build/bin/hvctl demo info exits%s\n' "$green" "$off"
+timeout 10 "$bin/hvctl" demo info exits </dev/null | head -n 10 | sed 's/^/  /' || true
+printf '%s  ...%s\n' "$dim" "$off"
+try "$bin/hvctl" demo info devices
+
+scene "5. A trace to open"
+say "From here on every exit is recorded with its time, while the guest answers a few commands more:"
+echo
+try "$bin/hvctl" demo trace on
+try "$bin/hvctl" demo resume
+ask keys
+ask sum
+trace=$(cd "$out" && pwd)/exits.json
+rm -f "$trace"
+printf '%s$ build/bin/hvctl demo trace save build/demo/exits.json%s\n' "$green" "$off"
+timeout 10 "$bin/hvctl" demo trace save "$trace" >/dev/null </dev/null || stop "the trace could not be saved"
+printf '  %s exits recorded\n' "$(grep -c '"ph":"X"' "$trace")"
+try "$bin/hvctl" demo stop
+for ((i = 0; i < 100; i++)); do
+	kill -0 "$vm" 2>/dev/null || break
+	sleep 0.05
+done
+rc=0
+wait "$vm" || rc=$?
+vm=
+[ $rc -eq 0 ] || stop "the VM ended with status $rc: $(cat "$scratch/errors")"
+
+printf '\n%sThat was hvkit on a real KVM.%s What to do next:\n' "$bold" "$off"
+cat <<END
+  open ${trace#"$PWD"/} in https://ui.perfetto.dev or chrome://tracing: every exit, one bar each
+  build/bin/hvrun build/guests/shell     the same guest on your terminal (Ctrl-A x ends it)
+  build/bin/hvctl                        from another terminal: lists the running VMs
+  build/bin/hvrun --doctor               what this machine's KVM can do
+  README.md, docs/architecture.md        how to go on
+END
