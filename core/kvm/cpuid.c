@@ -431,8 +431,8 @@ static void fill_brand(struct table *t)
 	for (uint32_t leaf = 0x80000002; leaf <= 0x80000004; leaf++) {
 		uint32_t regs[4];
 
-		if (__get_cpuid(leaf, &regs[EAX], &regs[EBX], &regs[ECX], &regs[EDX]))
-			put(t, leaf, 0, false, regs);
+		__cpuid(leaf, regs[EAX], regs[EBX], regs[ECX], regs[EDX]); /* all 64-bit processors have it */
+		put(t, leaf, 0, false, regs);
 	}
 }
 
@@ -562,42 +562,68 @@ static void fix_apic(struct table *t, const struct hv_kvm *kvm, const struct hv_
 }
 
 #define EXTRA_LEAVES 16
+#define BRAND_LEAVES 3
 #define LEAVES_MAX   4096
 
-/* What KVM can offer. It doesn't say how many leaves there are: -E2BIG asks for a longer table. */
-static int supported(const struct hv_kvm *kvm, struct table *t, struct hv_error *err)
+/* KVM doesn't say how many leaves there are: -E2BIG asks for a longer table. */
+int hv_cpuid_supported(const struct hv_kvm *kvm, struct kvm_cpuid2 **out, struct hv_error *err)
 {
 	for (unsigned n = 64; n <= LEAVES_MAX; n *= 2) {
-		t->room = n + EXTRA_LEAVES;
-		t->c = calloc(1, sizeof(*t->c) + t->room * sizeof(t->c->entries[0]));
-		if (!t->c)
-			return hv_fail(err, ENOMEM, "no memory for %u CPUID leaves", t->room);
-		t->c->nent = n;
-		if (ioctl(kvm->fd, KVM_GET_SUPPORTED_CPUID, t->c) == 0)
+		struct table t = {.room = n + BRAND_LEAVES};
+
+		t.c = calloc(1, sizeof(*t.c) + t.room * sizeof(t.c->entries[0]));
+		if (!t.c)
+			return hv_fail(err, ENOMEM, "no memory for %u CPUID leaves", t.room);
+		t.c->nent = n;
+		if (ioctl(kvm->fd, KVM_GET_SUPPORTED_CPUID, t.c) == 0) {
+			fill_brand(&t);
+			*out = t.c;
 			return 0;
+		}
 		const int code = errno;
-		free(t->c);
-		t->c = NULL;
+		free(t.c);
 		if (code != E2BIG)
 			return hv_fail(err, code, "KVM_GET_SUPPORTED_CPUID: %s", strerror(code));
 	}
 	return hv_fail(err, E2BIG, "KVM offers more than %u CPUID leaves", LEAVES_MAX);
 }
 
+/* A table of our own with what KVM supports, and room for what is added. */
+static int start_table(const struct hv_kvm *kvm, const struct kvm_cpuid2 *supported, struct table *t,
+		       struct hv_error *err)
+{
+	struct kvm_cpuid2 *asked = NULL;
+	size_t used;
+	int rc = supported ? 0 : hv_cpuid_supported(kvm, &asked, err);
+
+	if (rc < 0)
+		return rc;
+	if (!supported)
+		supported = asked;
+	used = sizeof(*t->c) + supported->nent * sizeof(t->c->entries[0]);
+	t->room = supported->nent + EXTRA_LEAVES;
+	t->c = calloc(1, used + EXTRA_LEAVES * sizeof(t->c->entries[0]));
+	if (t->c)
+		memcpy(t->c, supported, used);
+	else
+		rc = hv_fail(err, ENOMEM, "no memory for %u CPUID leaves", t->room);
+	free(asked);
+	return rc;
+}
+
 int hv_cpuid_leaves(const struct hv_kvm *kvm, const struct hv_vcpu *vcpu, const struct hv_cpu_model *model,
-		    unsigned cpus, struct kvm_cpuid2 **out, struct hv_error *err)
+		    unsigned cpus, const struct kvm_cpuid2 *supported, struct kvm_cpuid2 **out,
+		    struct hv_error *err)
 {
 	bool allowed[FEATURES];
 	struct table t;
-	int rc = supported(kvm, &t, err);
+	int rc = start_table(kvm, supported, &t, err);
 
 	if (rc < 0)
 		return rc;
 	model_features(model, allowed);
 	if (model->baseline)
 		apply_baseline(&t);
-	else
-		fill_brand(&t);
 	apply_features(&t, allowed);
 	fix_xsave(&t);
 	fix_topology(&t, vcpu->index, cpus);
@@ -607,10 +633,10 @@ int hv_cpuid_leaves(const struct hv_kvm *kvm, const struct hv_vcpu *vcpu, const 
 }
 
 int hv_cpuid_apply(const struct hv_kvm *kvm, const struct hv_vcpu *vcpu, const struct hv_cpu_model *model,
-		   unsigned cpus, struct hv_error *err)
+		   unsigned cpus, const struct kvm_cpuid2 *supported, struct hv_error *err)
 {
 	struct kvm_cpuid2 *leaves;
-	int rc = hv_cpuid_leaves(kvm, vcpu, model, cpus, &leaves, err);
+	int rc = hv_cpuid_leaves(kvm, vcpu, model, cpus, supported, &leaves, err);
 
 	if (rc < 0)
 		return rc;

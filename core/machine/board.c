@@ -144,7 +144,47 @@ static int open_image(struct hv_machine *m, struct hv_error *err)
 	return rc;
 }
 
-static int create_cpus(struct hv_machine *m, struct hv_error *err)
+/* Asking KVM for the CPUID leaves takes a while, and needs nothing but /dev/kvm: it goes on beside the rest. */
+struct cpuid_query {
+	struct hv_machine *machine;
+	pthread_t thread;
+	bool running;
+	struct kvm_cpuid2 *leaves;
+	struct hv_error err;
+	int rc;
+};
+
+static void *ask_cpuid(void *arg)
+{
+	struct cpuid_query *q = arg;
+
+	q->rc = hv_cpuid_supported(&q->machine->kvm, &q->leaves, &q->err);
+	return NULL;
+}
+
+static void start_query(struct cpuid_query *q)
+{
+	pthread_attr_t attr;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, 64u << 10);
+	q->running = pthread_create(&q->thread, &attr, ask_cpuid, q) == 0;
+	pthread_attr_destroy(&attr);
+}
+
+static int finish_query(struct cpuid_query *q, struct hv_error *err)
+{
+	if (q->running)
+		pthread_join(q->thread, NULL);
+	else
+		ask_cpuid(q);
+	q->running = false;
+	if (q->rc && err)
+		*err = q->err;
+	return q->rc;
+}
+
+static int create_cpus(struct hv_machine *m, struct cpuid_query *cpuid, struct hv_error *err)
 {
 	int rc = 0;
 
@@ -158,19 +198,39 @@ static int create_cpus(struct hv_machine *m, struct hv_error *err)
 		hv_recorder_init(&m->cpus[i].recorder);
 		atomic_store(&m->cpus[i].recorder.timed, m->config.stats);
 	}
-	for (unsigned i = 0; i < m->cpu_count && !rc; i++) {
-		struct hv_cpu *cpu = &m->cpus[i];
+	for (unsigned i = 0; i < m->cpu_count && !rc; i++)
+		rc = hv_vcpu_create(&m->cpus[i].vcpu, &m->vm, i, err);
+	if (!rc)
+		rc = finish_query(cpuid, err);
+	for (unsigned i = 0; i < m->cpu_count && !rc; i++)
+		rc = hv_cpuid_apply(&m->kvm, &m->cpus[i].vcpu, &m->config.cpu, m->cpu_count, cpuid->leaves, err);
+	return rc;
+}
 
-		rc = hv_vcpu_create(&cpu->vcpu, &m->vm, i, err);
-		if (!rc)
-			rc = hv_cpuid_apply(&m->kvm, &cpu->vcpu, &m->config.cpu, m->cpu_count, err);
-	}
+/* Everything between /dev/kvm and the image. */
+static int create_vm(struct hv_machine *m, struct cpuid_query *cpuid, struct hv_error *err)
+{
+	char size[32];
+	int rc = hv_vm_create(&m->vm, &m->kvm, err);
+
+	if (rc)
+		return rc;
+	hv_memory_init(&m->memory, &m->vm);
+	rc = hv_memory_add_ram(&m->memory, m->config.mem, err);
+	if (rc)
+		hv_error_prefix(err, "--mem %s", hv_format_size(m->config.mem, size, sizeof(size)));
+	if (!rc)
+		rc = hv_irqchip_create(&m->vm, m->irqchip, err);
+	if (!rc)
+		rc = create_devices(m, err);
+	if (!rc)
+		rc = create_cpus(m, cpuid, err);
 	return rc;
 }
 
 int hv_board_create(struct hv_machine *m, struct hv_error *err)
 {
-	char size[32];
+	struct cpuid_query cpuid = {.machine = m};
 	int rc;
 
 	m->cpu_count = m->config.cpus;
@@ -187,19 +247,11 @@ int hv_board_create(struct hv_machine *m, struct hv_error *err)
 		return rc;
 	if (!hv_kvm_has(&m->kvm, KVM_CAP_IMMEDIATE_EXIT))
 		return hv_fail(err, ENOTSUP, "this kernel's KVM lacks immediate exits (Linux 4.13); use a newer kernel");
-	rc = hv_vm_create(&m->vm, &m->kvm, err);
-	if (rc)
-		return rc;
-	hv_memory_init(&m->memory, &m->vm);
-	rc = hv_memory_add_ram(&m->memory, m->config.mem, err);
-	if (rc)
-		hv_error_prefix(err, "--mem %s", hv_format_size(m->config.mem, size, sizeof(size)));
-	if (!rc)
-		rc = hv_irqchip_create(&m->vm, m->irqchip, err);
-	if (!rc)
-		rc = create_devices(m, err);
-	if (!rc)
-		rc = create_cpus(m, err);
+	start_query(&cpuid);
+	rc = create_vm(m, &cpuid, err);
+	if (cpuid.running)
+		finish_query(&cpuid, NULL);
+	free(cpuid.leaves);
 	return rc;
 }
 

@@ -88,7 +88,7 @@ static void start_vm(uint64_t ram)
 	cr_assert_eq(hv_memory_add_ram(&box.mem, ram, &err), 0, "%s", err.text);
 	cr_assert_eq(hv_irqchip_create(&box.vm, HV_IRQCHIP_NONE, &err), 0, "%s", err.text);
 	cr_assert_eq(hv_vcpu_create(&box.vcpu, &box.vm, 0, &err), 0, "%s", err.text);
-	cr_assert_eq(hv_cpuid_apply(&box.kvm, &box.vcpu, &model, 1, &err), 0, "%s", err.text);
+	cr_assert_eq(hv_cpuid_apply(&box.kvm, &box.vcpu, &model, 1, NULL, &err), 0, "%s", err.text);
 }
 
 static void setup(void)

@@ -40,8 +40,8 @@ static void apply(const char *text, unsigned index, unsigned cpus)
 
 	cr_assert_eq(hv_cpu_model_parse(&model, text, &err), 0, "%s", err.text);
 	cr_assert_eq(hv_vcpu_create(&vcpu, &vm, index, &err), 0, "%s", err.text);
-	cr_assert_eq(hv_cpuid_apply(&kvm, &vcpu, &model, cpus, &err), 0, "%s", err.text);
-	cr_assert_eq(hv_cpuid_leaves(&kvm, &vcpu, &model, cpus, &table, &err), 0, "%s", err.text);
+	cr_assert_eq(hv_cpuid_apply(&kvm, &vcpu, &model, cpus, NULL, &err), 0, "%s", err.text);
+	cr_assert_eq(hv_cpuid_leaves(&kvm, &vcpu, &model, cpus, NULL, &table, &err), 0, "%s", err.text);
 }
 
 static struct kvm_cpuid_entry2 leaf(uint32_t function, uint32_t index)
