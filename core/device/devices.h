@@ -18,7 +18,7 @@ HV_API_BEGIN
 int hv_serial_create(struct hv_chardev *chardev, struct hv_irq_line irq, struct hv_device **out,
 		     struct hv_error *err);
 /* Input from the host: an hv_chardev_input_fn whose ctx is the device. Takes the lock itself. Takes nothing before the
- * guest has looked at the receiver for the first time, nor while the UART is in loopback. */
+ * guest waits for input for the first time (interrupt enabled, or LSR polled), nor while the UART is in loopback. */
 size_t hv_serial_input(void *dev, const uint8_t *data, size_t count);
 
 /* debugcon.c: port 0xe9; a byte written is a byte of output; a read gives 0xe9, so that guests find it. */

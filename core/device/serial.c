@@ -99,7 +99,8 @@ struct hv_serial {
 	uint8_t fifo[FIFO_SIZE]; /* received bytes, a ring; without FIFOs only one byte long: RBR itself */
 	unsigned fifo_head, fifo_count;
 
-	bool listening;     /* the guest has looked at the receiver; see hv_serial_input */
+	bool listening;     /* the guest has begun to wait for input; see hv_serial_input */
+	bool polled;        /* the guest's last access was a read of LSR */
 	bool input_refused; /* the chardev keeps input and waits for hv_chardev_input_ready */
 };
 
@@ -220,9 +221,10 @@ static void clear_receiver(struct hv_serial *s)
 }
 
 /*
- * Input from the host. Before the guest has looked at the receiver for the first time the line is dead: a
- * program piped into the VM begins to type at once, and its first bytes would be lost to the FIFO reset with
- * which every driver begins.
+ * Input from the host. The line is dead until the guest has begun to wait for input: a program piped into the
+ * VM types at once, and its first bytes would be lost to the FIFO resets and test reads with which drivers
+ * begin. A guest waits when it enables the receiver's interrupt, or reads LSR twice in a row: who looks there
+ * in order to send finds an empty transmitter at the first look, and writes THR next.
  */
 size_t hv_serial_input(void *dev, const uint8_t *data, size_t count)
 {
@@ -322,7 +324,7 @@ static uint8_t read_lsr(struct hv_serial *s)
 	uint8_t lsr = (uint8_t)(LSR_THR_EMPTY | LSR_IDLE | s->overrun | (s->fifo_count ? LSR_DATA_READY : 0));
 
 	s->overrun = 0;
-	s->listening = true;
+	s->listening |= s->polled; /* see hv_serial_input */
 	return lsr;
 }
 
@@ -342,7 +344,6 @@ static uint8_t read_register(struct hv_serial *s, uint64_t offset)
 	case REG_DATA:
 		if (dlab)
 			return (uint8_t)s->divisor;
-		s->listening = true;
 		return read_received(s);
 	case REG_IER:
 		return dlab ? (uint8_t)(s->divisor >> 8) : s->ier;
@@ -402,6 +403,7 @@ static uint64_t serial_read(struct hv_device *dev, uint64_t offset, unsigned siz
 	struct hv_serial *s = serial_of(dev);
 	uint8_t value = read_register(s, offset);
 
+	s->polled = offset == REG_LSR;
 	update_line(s);
 	ask_for_input(s);
 	return value;
@@ -411,6 +413,7 @@ static void serial_write(struct hv_device *dev, uint64_t offset, uint64_t value,
 {
 	struct hv_serial *s = serial_of(dev);
 
+	s->polled = false;
 	write_register(s, offset, (uint8_t)value);
 	update_line(s);
 	ask_for_input(s);
@@ -428,7 +431,7 @@ static void serial_reset(struct hv_device *dev)
 	s->overrun = s->modem_change = 0;
 	s->thr_empty_event = false;
 	clear_receiver(s);
-	s->listening = false;
+	s->listening = s->polled = false;
 	s->input_refused =
 	    true; /* the chardev may well keep something: ask once too often rather than never */
 }
