@@ -30,13 +30,18 @@ static void ioapic_send(void *ctx, uint64_t address, uint32_t data)
 	hv_irq_msi(&m->vm, address, data);
 }
 
-/* Called with the IOAPIC's lock held, so the table needs none of its own. */
+/*
+ * Called with the IOAPIC's lock held, so the table needs none of its own. A pin that is masked keeps its route: the EOI of
+ * its last interrupt may still be due.
+ */
 static void ioapic_route(void *ctx, unsigned pin, uint64_t address, uint32_t data, bool masked)
 {
 	struct hv_machine *m = ctx;
 	struct hv_error err;
 
-	m->routes[pin] = (struct hv_irq_route){.pin = pin, .address = address, .data = data, .masked = masked};
+	if (masked)
+		return;
+	m->routes[pin] = (struct hv_irq_route){.pin = pin, .address = address, .data = data};
 	if (hv_irq_route_ioapic(&m->vm, m->routes, HV_IOAPIC_PINS, &err))
 		hv_log(m->log, HV_LOG_WARN, "%s", err.text);
 }
