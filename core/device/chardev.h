@@ -48,7 +48,7 @@ int hv_chardev_parse(struct hv_chardev_config *config, const char *text, struct 
 /* Opens what config names; nothing flows before hv_chardev_start. */
 int hv_chardev_open(const struct hv_chardev_config *config, const struct hv_log *log, struct hv_chardev **out,
 		    struct hv_error *err);
-/* Sets who gets the input. Before start. */
+/* Sets who gets the input. Before start. ctx is used until hv_chardev_close has returned. */
 void hv_chardev_connect(struct hv_chardev *c, hv_chardev_input_fn *input, void *ctx);
 void hv_chardev_set_filter(struct hv_chardev *c, hv_chardev_filter_fn *filter, void *ctx); /* before start */
 int hv_chardev_start(struct hv_chardev *c, struct hv_error *err);

@@ -56,6 +56,8 @@ class Terminal:
             return (status,) if pid else None
         status, = until(reap, "its end")
         check(termios.tcgetattr(self.slave) == self.before, "the terminal is as it was")
+        if "Sanitizer" in self.seen:
+            fail(self.seen)
         os.close(self.master)
         os.close(self.slave)
         return os.waitstatus_to_exitcode(status)

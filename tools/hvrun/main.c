@@ -254,8 +254,9 @@ static void release(struct run *r)
 	hv_qmp_server_stop(r->qmp);
 	if (r->named)
 		hv_registry_release(&r->name);
-	hv_machine_destroy(r->machine);
+	/* Before the machine: the line's thread hands its input to the machine's serial device. */
 	hv_chardev_close(r->chardev);
+	hv_machine_destroy(r->machine);
 	hv_file_abandon(&r->trace);
 	terminal_free(&r->terminal);
 	if (r->signals >= 0)

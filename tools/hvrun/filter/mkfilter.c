@@ -63,7 +63,7 @@ static const char *const plain[] = {
  * get. */
 /* clang-format off */
 static const char *const sanitizers[] = {
-	"open", "openat", "readlink", "readlinkat", "getdents64", "mmap", "mprotect", "clone",
+	"open", "openat", "readlink", "readlinkat", "getdents", "getdents64", "mmap", "mprotect", "clone",
 	"ptrace", "wait4", "prctl", "prlimit64", "process_vm_readv", "stat", "lstat", "access",
 	"personality", "fcntl", "kill", "tgkill", "getcwd", "ioctl", "sched_getparam",
 	"sched_getscheduler", "setrlimit", "getrlimit", "set_tid_address", "arch_prctl",
