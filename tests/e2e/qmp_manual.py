@@ -6,7 +6,7 @@ import json
 import pathlib
 import re
 
-from qmp_common import Connection, skip, vm
+from qmp_common import Connection, skip, until, vm
 
 PAGE = pathlib.Path("/usr/share/man/man7/qemu-qmp-ref.7.gz")
 if not PAGE.exists():
@@ -46,6 +46,9 @@ with vm("manual") as process:
         answer = connection.answer()
         assert "error" in shown or covers(shown, answer), f"{request}\n  manual: {shown}\n  hvkit: {answer}"
         tried.add(name)
+        if name == "system_reset":  # an NMI before the guest has its IDT back would be the end of it
+            prompts = process.serial.read_bytes().count(b"> ")
+            until("the guest's prompt again", lambda: process.serial.read_bytes().count(b"> ") > prompts)
     connection.close()
 print(f"examples of {len(tried)} commands: {', '.join(sorted(tried))}")
 assert len(tried) >= 6, tried
