@@ -443,7 +443,9 @@ void hv_monitor_free(struct hv_monitor_request *r)
 
 char *hv_monitor_text(const struct hv_monitor_request *r, const json_t *result)
 {
-	return r->text ? strdup(r->text) : r->command->text(r, result);
+	if (r->text || !r->command)
+		return strdup(r->text ? r->text : "");
+	return r->command->text(r, result);
 }
 
 /* --- here

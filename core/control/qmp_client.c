@@ -103,7 +103,7 @@ static void keep_event(struct hv_qmp_client *c, json_t *event)
 }
 
 /* The whole line, with fd riding on its first byte. */
-static int send_line(struct hv_qmp_client *c, const char *line, size_t length, int fd, int64_t until,
+static int send_line(struct hv_qmp_client *c, char *line, size_t length, int fd, int64_t until,
 		     struct hv_error *err)
 {
 	union {
@@ -112,7 +112,7 @@ static int send_line(struct hv_qmp_client *c, const char *line, size_t length, i
 	} control = {{0}};
 
 	while (length > 0) {
-		struct iovec iov = {(void *)(uintptr_t)line, length};
+		struct iovec iov = {line, length};
 		struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
 		struct pollfd p = {c->fd, POLLOUT, 0};
 		ssize_t n;

@@ -187,7 +187,7 @@ static bool type_fits(const json_t *v, char type, const char **expected)
 	}
 }
 
-static int check_args(const struct hv_qmp_command *c, const json_t *args, struct hv_error *err)
+static int check_args(const struct hv_qmp_command *c, json_t *args, struct hv_error *err)
 {
 	const char *expected, *key;
 	size_t known = 0;
@@ -205,8 +205,7 @@ static int check_args(const struct hv_qmp_command *c, const json_t *args, struct
 	}
 	if (known == json_object_size(args))
 		return 0;
-	for (it = json_object_iter((json_t *)(uintptr_t)args); it;
-	     it = json_object_iter_next((json_t *)(uintptr_t)args, it)) {
+	for (it = json_object_iter(args); it; it = json_object_iter_next(args, it)) {
 		bool found = false;
 
 		key = json_object_iter_key(it);
@@ -234,7 +233,7 @@ static const struct hv_qmp_command *find(const char *name)
 	return c ? c : find_in(hv_qmp_commands_own, name);
 }
 
-static int run(struct hv_qmp_session *s, const struct hv_qmp_command *c, const json_t *args, json_t **result,
+static int run(struct hv_qmp_session *s, const struct hv_qmp_command *c, json_t *args, json_t **result,
 	       struct hv_error *err)
 {
 	int rc;
@@ -255,7 +254,7 @@ static int run(struct hv_qmp_session *s, const struct hv_qmp_command *c, const j
 	return !rc && !*result ? hv_fail(err, ENOMEM, "not enough memory for the answer") : rc;
 }
 
-int hv_qmp_call(struct hv_qmp_session *s, const char *name, const json_t *args, json_t **result,
+int hv_qmp_call(struct hv_qmp_session *s, const char *name, json_t *args, json_t **result,
 		struct hv_error *err)
 {
 	const struct hv_qmp_command *c = find(name);
@@ -271,7 +270,7 @@ int hv_qmp_call(struct hv_qmp_session *s, const char *name, const json_t *args, 
  * -------------------------------------------------------------------------------------------- */
 
 /* What is wrong with the request's form, into text; false when nothing is. */
-static bool malformed(const json_t *request, char *text, size_t size)
+static bool malformed(json_t *request, char *text, size_t size)
 {
 	const json_t *execute = json_object_get(request, "execute"),
 		     *args = json_object_get(request, "arguments");
@@ -282,8 +281,7 @@ static bool malformed(const json_t *request, char *text, size_t size)
 		snprintf(text, size, "QMP input must be a JSON object");
 		return true;
 	}
-	for (it = json_object_iter((json_t *)(uintptr_t)request); it;
-	     it = json_object_iter_next((json_t *)(uintptr_t)request, it)) {
+	for (it = json_object_iter(request); it; it = json_object_iter_next(request, it)) {
 		key = json_object_iter_key(it);
 		if (strcmp(key, "execute") == 0 || strcmp(key, "arguments") == 0 || strcmp(key, "id") == 0)
 			continue;
@@ -306,7 +304,7 @@ static bool malformed(const json_t *request, char *text, size_t size)
 	return true;
 }
 
-static json_t *execute(struct hv_qmp_session *s, const json_t *request)
+static json_t *execute(struct hv_qmp_session *s, json_t *request)
 {
 	const char *name = json_string_value(json_object_get(request, "execute"));
 	const struct hv_qmp_command *c = find(name);

@@ -67,7 +67,7 @@ json_t *hv_qmp_respond(struct hv_qmp_session *s, const char *text, size_t length
 
 /* One command by name, arguments checked (args may be NULL). *result: a new reference, an object when there
  * is nothing else to say. */
-int hv_qmp_call(struct hv_qmp_session *s, const char *name, const json_t *args, json_t **result,
+int hv_qmp_call(struct hv_qmp_session *s, const char *name, json_t *args, json_t **result,
 		struct hv_error *err);
 
 /* {"error": {"class": ..., "desc": ...}} */

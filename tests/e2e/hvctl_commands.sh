@@ -54,7 +54,7 @@ expect 0 '^vCPU 0: [0-9]+ exits' one info exits
 expect 0 '^  io +[0-9]+' one info exits
 expect 0 '^0 +[0-9]+ ' one info cpus
 expect 0 '0x02 0xb0 0xad 0x1b' one xp/4xb 0x100000
-expect 0 ':' one 'x/3i' '$rip'
+expect 0 ':' one x/3i "\$rip"
 expect 0 'PML4' one translate 0x100000
 expect 0 '"mapped": true' --json one translate 0x100000
 expect 2 "neither a format" one x/q 0

@@ -77,10 +77,10 @@ void hvctl_print_json(const json_t *value)
 }
 
 static const char *const own_help[][3] = {
-	{"list", "list", "the running VMs"},
-	{"use", "use NAME", "talk to that VM from now on"},
-	{"wait", "wait", "until the VM ends, telling its events"},
-	{"exit", "exit", "leave hvctl (interactive); the VM goes on"},
+    {"list", "list", "the running VMs"},
+    {"use", "use NAME", "talk to that VM from now on"},
+    {"wait", "wait", "until the VM ends, telling its events"},
+    {"exit", "exit", "leave hvctl (interactive); the VM goes on"},
 };
 
 /* hvctl's own word, or NULL. */
@@ -268,8 +268,8 @@ static int own_words(struct hvctl *h, int argc, char **argv)
 		return HV_EXIT_OK;
 	}
 	if (find_own(argv[0]))
-		return hvctl_complain(&(struct hv_error){.status = HV_EXIT_USAGE,
-							 .text = "see `help`: list, use NAME, wait (with a VM chosen)"});
+		return hvctl_complain(&(struct hv_error){
+		    .status = HV_EXIT_USAGE, .text = "see `help`: list, use NAME, wait (with a VM chosen)"});
 	return -1;
 }
 
