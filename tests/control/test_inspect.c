@@ -16,7 +16,6 @@ static void setup(void)
 {
 	alarm(60);
 	test_vm_make(&vm, 1);
-	cr_assert_eq(hv_machine_start(vm.machine, true, NULL), 0);
 }
 
 static void teardown(void)
