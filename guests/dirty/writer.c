@@ -92,6 +92,14 @@ static void beat(struct stopwatch *clock, uint64_t number, uint64_t now, uint64_
 	clock->longest_since_beat = 0;
 }
 
+/* The next multiple of `every` that leaves at least half of it to the writer: where a line takes longer to
+ * print than a heartbeat lasts, lines are skipped, not pages. */
+static uint64_t beat_after(uint64_t now, uint64_t last, uint64_t every)
+{
+	uint64_t earliest = now + every / 2;
+	return last + every * ((earliest - last + every - 1) / every);
+}
+
 /* When the next page may be written. */
 struct pace {
 	uint64_t units_per_page; /* 0: no pacing */
@@ -144,8 +152,8 @@ uint64_t writer(void *options)
 		now = clock_read(&clock);
 		if (beat_every && now >= next_beat) {
 			beat(&clock, ++beats, now, pages);
-			next_beat += beat_every * ((now - next_beat) / beat_every + 1);
-			continue;
+			now = clock_read(&clock);
+			next_beat = beat_after(now, next_beat, beat_every);
 		}
 		if (!pace_allows(&pace, now)) {
 			cpu_pause();

@@ -51,8 +51,7 @@ void guest_main(const struct boot_info *boot)
 	con_printf("hvkit shell %s, booted by %s, %lu MiB of RAM. Type help.\n", GUEST_VERSION,
 		   boot->protocol, (ram + (1u << 19)) >> 20);
 	store_init();
-	pic_init(); /* where there is one, all its lines are masked: interrupts come through the IOAPIC */
-	lapic_init(false);
+	lapic_init(false); /* LINT0 masked: a PIC, where there is one, stays unheard */
 	show_interrupts();
 	timer_init();
 	terminal_init();

@@ -9,7 +9,7 @@ run() { # WANTED STATUS, COMMAND LINE
 	[ "$status" = "$1" ] || { cat "$TMP/out"; echo "status $status for '$2', want $1"; exit 1; }
 }
 
-run 0 'rate=20 ws=4 total=8 beat=20 verify=1'
+run 0 'rate=20 ws=4 total=6 beat=20 verify=1'
 head -n 1 "$TMP/out"
 tail -n 2 "$TMP/out"
 grep -q '^verified 1024 pages$' "$TMP/out"

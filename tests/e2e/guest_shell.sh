@@ -26,6 +26,7 @@ for boot in auto multiboot pvh elf; do
 	}
 done
 has 'protocol: PVH'
+[ ! -s "$TMP/err" ] || { cat "$TMP/err"; echo "hvrun has something to say about an ordinary run"; exit 1; }
 
 # Data, an upgrade that works, an upgrade that doesn't.
 printf 'set a one two\nset b 2\nset a 1\nkeys\nupgrade\nget a\nget b\nset b 22\nget b\nget c\nversion\nexit 0\n' | run 1
