@@ -103,14 +103,7 @@ static int quit(struct hv_qmp_session *s, const json_t *args, json_t **result, s
 
 static int system_reset(struct hv_qmp_session *s, const json_t *args, json_t **result, struct hv_error *err)
 {
-	int rc;
-
-	if (s->resetting)
-		atomic_store(s->resetting, true);
-	rc = hv_machine_reset(s->machine, err);
-	if (s->resetting)
-		atomic_store(s->resetting, false);
-	return rc;
+	return hv_machine_reset(s->machine, err);
 }
 
 /* QEMU's inject-nmi reaches every CPU of an x86 machine. */

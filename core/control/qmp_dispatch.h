@@ -21,8 +21,6 @@
 struct hv_qmp_session {
 	struct hv_machine *machine; /* borrowed; NULL: commands that need one fail */
 	bool negotiated;            /* qmp_capabilities has been */
-	_Atomic bool
-	    *resetting; /* set while this process resets the machine, so that RESET tells who; may be NULL */
 	unsigned pending_count, fd_count;
 	int pending[HV_QMP_PENDING_MAX]; /* received by SCM_RIGHTS, oldest first */
 	struct {

@@ -54,7 +54,6 @@ struct hv_qmp_server {
 	int listen_fd;  /* borrowed */
 	int stop, reap; /* eventfds: leave; a client is done */
 	int subscription;
-	_Atomic bool resetting;
 	pthread_t thread;
 	pthread_mutex_t lock;
 	struct client *clients[HV_QMP_CLIENTS_MAX];
@@ -368,7 +367,7 @@ static void on_event(void *ctx, enum hv_event event, int detail)
 		snprintf(data, sizeof(data), ",\"data\":{\"guest\":%s,\"reason\":\"%s\"}",
 			 guest ? "true" : "false", reason);
 	} else if (event == HV_EVENT_RESET) {
-		guest = !atomic_load(&s->resetting);
+		guest = detail != 0;
 		snprintf(data, sizeof(data), ",\"data\":{\"guest\":%s,\"reason\":\"%s\"}",
 			 guest ? "true" : "false", guest ? "guest-reset" : "host-qmp-system-reset");
 	}
@@ -482,7 +481,6 @@ static struct client *client_new(struct hv_qmp_server *s, int fd)
 	c->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	pthread_mutex_init(&c->lock, NULL);
 	hv_qmp_session_init(&c->session, s->machine);
-	c->session.resetting = &s->resetting;
 	hv_qmp_scan_init(&c->scan, HV_QMP_LINE_MAX);
 	if (c->wake >= 0)
 		return c;

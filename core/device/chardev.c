@@ -23,7 +23,7 @@
 #define STACK_SIZE (256u << 10)
 #define CHUNK      512u /* bytes of input read at once */
 
-void chardev_kick(struct hv_chardev *c)
+void hv_chardev_kick(struct hv_chardev *c)
 {
 	(void)!eventfd_write(c->wake_fd,
 			     1); /* fails only when the counter is full, and then it wakes anyway */
@@ -114,7 +114,7 @@ static size_t push(struct hv_chardev *c, const uint8_t *data, size_t count)
 			break;
 		} else if (errno != EINTR && c->config.kind == HV_CHARDEV_UNIX) {
 			c->gone = true;
-			chardev_kick(c);
+			hv_chardev_kick(c);
 		} else if (errno != EINTR) {
 			c->broken = true;
 			hv_log(c->log, HV_LOG_WARN, "serial line: its output is lost from here on: %s",
@@ -196,7 +196,7 @@ void hv_chardev_write(struct hv_chardev *c, const void *data, size_t count)
 		p += n;
 		count -= n;
 		if (make_thread(c) == 0)
-			chardev_kick(c);
+			hv_chardev_kick(c);
 		if (count == 0 || lossy)
 			continue;
 		if (!c->running || atomic_load(&c->stopping))
@@ -387,7 +387,7 @@ static void *chardev_thread(void *arg)
 void hv_chardev_input_ready(struct hv_chardev *c)
 {
 	if (atomic_load_explicit(&c->starved, memory_order_relaxed) && atomic_exchange(&c->starved, false))
-		chardev_kick(c);
+		hv_chardev_kick(c);
 }
 
 size_t hv_chardev_inject(struct hv_chardev *c, const void *data, size_t count)
@@ -403,7 +403,7 @@ size_t hv_chardev_inject(struct hv_chardev *c, const void *data, size_t count)
 	c->inject_count = count;
 	c->inject_taken = 0;
 	if (make_thread(c) == 0) {
-		chardev_kick(c);
+		hv_chardev_kick(c);
 		while (c->inject_taken < count && !atomic_load(&c->stopping))
 			if (pthread_cond_timedwait(&c->room, &c->lock, &deadline))
 				break;
@@ -444,11 +444,11 @@ static void flush(struct hv_chardev *c)
 	}
 }
 
-void chardev_finish(struct hv_chardev *c)
+void hv_chardev_finish(struct hv_chardev *c)
 {
 	hv_chardev_stop(c);
 	atomic_store(&c->closing, true);
-	chardev_kick(c);
+	hv_chardev_kick(c);
 	if (c->running)
 		pthread_join(c->thread, NULL);
 	pthread_mutex_lock(&c->lock);

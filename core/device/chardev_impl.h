@@ -71,11 +71,11 @@ struct hv_chardev {
 	_Atomic bool starved; /* the guest had no room when it was last offered input */
 };
 
-void chardev_kick(struct hv_chardev *c);
+void hv_chardev_kick(struct hv_chardev *c);
 /* Fresh description of a terminal or a pipe that fd is open on, so that O_NONBLOCK is ours alone; -1 when
  * not. */
-int chardev_reopen(int fd, int flags);
+int hv_chardev_reopen(int fd, int flags);
 /* Ends the thread and flushes; nobody else uses c any more. */
-void chardev_finish(struct hv_chardev *c);
+void hv_chardev_finish(struct hv_chardev *c);
 
 #endif

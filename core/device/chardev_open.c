@@ -48,7 +48,7 @@ int hv_chardev_parse(struct hv_chardev_config *config, const char *text, struct 
 
 /* --- opening -------------------------------------------------------------- */
 
-int chardev_reopen(int fd, int flags)
+int hv_chardev_reopen(int fd, int flags)
 {
 	char path[32];
 
@@ -68,7 +68,7 @@ static int open_stdio(struct hv_chardev *c)
 
 	if (fstat(STDIN_FILENO, &st) == 0) {
 		stream = S_ISFIFO(st.st_mode) || isatty(STDIN_FILENO);
-		c->in_fd = stream ? chardev_reopen(STDIN_FILENO, O_RDONLY) : -1;
+		c->in_fd = stream ? hv_chardev_reopen(STDIN_FILENO, O_RDONLY) : -1;
 		c->in_fd = c->in_fd < 0 ? STDIN_FILENO : c->in_fd;
 	}
 	if (fstat(STDOUT_FILENO, &st) < 0) {
@@ -79,7 +79,7 @@ static int open_stdio(struct hv_chardev *c)
 	if (S_ISSOCK(st.st_mode)) {
 		c->push = CHARDEV_PUSH_SEND;
 	} else if (S_ISFIFO(st.st_mode) || S_ISCHR(st.st_mode)) {
-		int fd = chardev_reopen(STDOUT_FILENO, O_WRONLY);
+		int fd = hv_chardev_reopen(STDOUT_FILENO, O_WRONLY);
 
 		c->out_fd = fd < 0 ? STDOUT_FILENO : fd;
 		c->push = fd < 0 ? CHARDEV_PUSH_POLL : CHARDEV_PUSH_WRITE;
@@ -305,7 +305,7 @@ void hv_chardev_close(struct hv_chardev *c)
 
 	if (!c)
 		return;
-	chardev_finish(c);
+	hv_chardev_finish(c);
 	if (c->slave_fd >= 0)
 		let_reader_finish(c);
 	if (c->folder_fd >= 0 && c->socket_ino &&

@@ -82,6 +82,7 @@ struct hv_machine {
 	uint64_t parked;         /* bit n: it is */
 	uint64_t live;           /* bit n: its thread runs */
 	bool reset_wanted, resetting;
+	bool reset_by_guest;
 	int reset_result;
 	struct hv_error reset_error;
 	bool announce;           /* the last vCPU to park fires `announced` */

@@ -148,6 +148,7 @@ void hv_machine_unsubscribe(struct hv_machine *m, int handle)
 void hv_machine_all_parked(struct hv_machine *m)
 {
 	if (m->reset_wanted) {
+		bool by_guest = m->reset_by_guest;
 		struct hv_error err = {0};
 		int rc;
 
@@ -158,7 +159,7 @@ void hv_machine_all_parked(struct hv_machine *m)
 		if (rc)
 			hv_machine_finish(m, HV_END_ERROR, (int)err.status, err.text);
 		else
-			hv_machine_fire(m, HV_EVENT_RESET, 0);
+			hv_machine_fire(m, HV_EVENT_RESET, by_guest);
 		pthread_mutex_lock(&m->lock);
 		m->resetting = false;
 		m->reset_result = rc;
@@ -263,6 +264,7 @@ int hv_machine_resume(struct hv_machine *m, struct hv_error *err)
 static void want_reset(struct hv_machine *m)
 {
 	m->reset_wanted = true;
+	m->reset_by_guest = false;
 	m->hold = everyone(m);
 	if (m->parked == m->live)
 		hv_machine_all_parked(m);
@@ -310,6 +312,7 @@ void hv_machine_power(void *machine, enum hv_power_request what, int code)
 		pthread_mutex_lock(&m->lock);
 		if (!m->ending && !m->reset_wanted && !m->resetting) {
 			m->reset_wanted = true;
+			m->reset_by_guest = true;
 			m->hold = everyone(m);
 			hv_smp_kick(m, m->live);
 		}

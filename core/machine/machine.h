@@ -48,7 +48,8 @@ struct hv_end {
 enum hv_event { HV_EVENT_STOP, HV_EVENT_RESUME, HV_EVENT_RESET, HV_EVENT_SHUTDOWN, HV_EVENT_DEBUG };
 
 /* Called once for each event, in order, from the machine's own threads or the caller of pause, resume, reset; it must
- * not block and must not call back into the machine. detail: for SHUTDOWN the hv_end_reason, for DEBUG the vCPU. */
+ * not block and must not call back into the machine. detail: for SHUTDOWN the hv_end_reason, for RESET 1
+ * when the guest asked for it, for DEBUG the vCPU. */
 typedef void hv_event_fn(void *ctx, enum hv_event event, int detail);
 
 HV_API_BEGIN
