@@ -245,7 +245,7 @@ bool hv_gdb_register_take(struct hv_gdb_state *state, unsigned n, const char **a
  */
 static void fpu_to_gdb(struct hv_gdb_state *s)
 {
-	const uint8_t *fx = (const uint8_t *)&s->xsave;
+	const uint8_t *fx = s->xsave;
 	const uint64_t ip = hv_le64(fx + 8), dp = hv_le64(fx + 16);
 
 	s->fctrl = hv_le16(fx);
@@ -262,7 +262,7 @@ static void fpu_to_gdb(struct hv_gdb_state *s)
 
 static void fpu_from_gdb(struct hv_gdb_state *s, const struct hv_gdb_state *before)
 {
-	uint8_t *fx = (uint8_t *)&s->xsave;
+	uint8_t *fx = s->xsave;
 	uint8_t used = 0;
 
 	hv_put_le16(fx, (uint16_t)s->fctrl);
@@ -278,7 +278,7 @@ static void fpu_from_gdb(struct hv_gdb_state *s, const struct hv_gdb_state *befo
 		hv_put_le64(fx + 16, s->fooff | (uint64_t)(s->foseg & 0xffff) << 32);
 	/* XSTATE_BV: x87 and SSE are no longer in their initial state, or what was written would not count.
 	 */
-	if (memcmp(&s->xsave, &before->xsave, sizeof(s->xsave)) != 0)
+	if (memcmp(s->xsave, before->xsave, sizeof(s->xsave)) != 0)
 		fx[512] |= 3;
 }
 
@@ -310,7 +310,7 @@ int hv_gdb_state_get(const struct hv_vcpu *vcpu, struct hv_gdb_state *state, str
 		rc = hv_vcpu_get_sregs(vcpu, &state->sregs, err);
 	if (rc < 0)
 		return rc;
-	if (ioctl(vcpu->fd, KVM_GET_XSAVE, &state->xsave) < 0)
+	if (ioctl(vcpu->fd, KVM_GET_XSAVE, state->xsave) < 0)
 		return hv_fail_errno(err, "vCPU %u: KVM_GET_XSAVE", vcpu->index);
 	/* A vCPU that has no such register shows 0. */
 	(void)msr_ioctl(vcpu, KVM_GET_MSRS, MSR_KERNEL_GS_BASE, &state->kernel_gs_base);
@@ -350,8 +350,8 @@ int hv_gdb_state_set(const struct hv_vcpu *vcpu, struct hv_gdb_state *state,
 		rc = hv_vcpu_set_sregs(vcpu, &state->sregs, err);
 	if (rc == 0 && memcmp(&state->regs, &before->regs, sizeof(state->regs)) != 0)
 		rc = hv_vcpu_set_regs(vcpu, &state->regs, err);
-	if (rc == 0 && memcmp(&state->xsave, &before->xsave, sizeof(state->xsave)) != 0 &&
-	    ioctl(vcpu->fd, KVM_SET_XSAVE, &state->xsave) < 0)
+	if (rc == 0 && memcmp(state->xsave, before->xsave, sizeof(state->xsave)) != 0 &&
+	    ioctl(vcpu->fd, KVM_SET_XSAVE, state->xsave) < 0)
 		rc = hv_fail_errno(err, "vCPU %u: KVM_SET_XSAVE", vcpu->index);
 	if (rc == 0 && state->kernel_gs_base != before->kernel_gs_base &&
 	    msr_ioctl(vcpu, KVM_SET_MSRS, MSR_KERNEL_GS_BASE, &state->kernel_gs_base) < 0)

@@ -12,7 +12,7 @@
 struct hv_gdb_state {
 	struct kvm_regs regs;
 	struct kvm_sregs sregs;
-	struct kvm_xsave xsave; /* KVM_GET_FPU would leave MXCSR out */
+	uint8_t xsave[sizeof(struct kvm_xsave)]; /* KVM_GET_FPU would leave MXCSR out */
 	uint64_t kernel_gs_base;
 	uint32_t fctrl, fstat, ftag, fiseg, fioff, foseg, fooff, fop; /* the x87's, in the form gdb wants */
 };
