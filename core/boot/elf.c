@@ -340,6 +340,22 @@ int hv_elf_note(const struct hv_elf *elf, const char *name, uint32_t type, uint6
 	return rc;
 }
 
+int hv_elf_irqchip(const struct hv_elf *elf, enum hv_irqchip *irqchip, struct hv_error *err)
+{
+	uint64_t value = HV_IRQCHIP_AUTO;
+	int rc = hv_elf_note(elf, "hvkit", HV_NOTE_IRQCHIP, &value, err);
+
+	*irqchip = HV_IRQCHIP_AUTO;
+	if (rc < 0)
+		return rc;
+	if (value > HV_IRQCHIP_FULL)
+		return hv_fail_unsafe(
+		    err, "%s: its hvkit note asks for interrupt controller %" PRIu64 "; 0 to 3 exist",
+		    elf->path, value);
+	*irqchip = (enum hv_irqchip)value;
+	return 0;
+}
+
 int hv_boot_elf(const struct hv_boot_request *request, struct hv_memory *mem, struct hv_entry *entry,
 		struct hv_error *err)
 {

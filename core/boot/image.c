@@ -30,22 +30,6 @@ const char *hv_boot_kind_name(enum hv_boot_kind kind)
 	return (size_t)kind < HV_ARRAY_SIZE(kind_names) ? kind_names[kind] : "unknown";
 }
 
-int hv_elf_irqchip(const struct hv_elf *elf, enum hv_irqchip *irqchip, struct hv_error *err)
-{
-	uint64_t value = HV_IRQCHIP_AUTO;
-	int rc = hv_elf_note(elf, "hvkit", HV_NOTE_IRQCHIP, &value, err);
-
-	*irqchip = HV_IRQCHIP_AUTO;
-	if (rc < 0)
-		return rc;
-	if (value > HV_IRQCHIP_FULL)
-		return hv_fail_unsafe(
-		    err, "%s: its hvkit note asks for interrupt controller %" PRIu64 "; 0 to 3 exist",
-		    elf->path, value);
-	*irqchip = (enum hv_irqchip)value;
-	return 0;
-}
-
 /* What kind of ELF file, and the controller it asks for. */
 static int probe_elf(const char *path, const void *data, size_t size, enum hv_boot_kind *kind,
 		     enum hv_irqchip *irqchip, struct hv_error *err)

@@ -19,6 +19,7 @@
 
 #define HV_DEVICES_MAX     16
 #define HV_SUBSCRIBERS_MAX 8
+#define HV_WAIT_LIMIT_NS   5000000000ull /* for a vCPU to come out of KVM_RUN */
 #define HV_VECTORS_MAX     16 /* external interrupts waiting where there is no irqchip */
 
 /* A function that another thread wants run on the vCPU's thread. */
@@ -107,6 +108,17 @@ static inline uint64_t hv_now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+static inline struct timespec hv_at_time(uint64_t ns)
+{
+	return (struct timespec){.tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u)};
+}
+
+/* All vCPUs, as a mask. */
+static inline uint64_t hv_everyone(const struct hv_machine *m)
+{
+	return m->cpu_count == 64 ? UINT64_MAX : (1ull << m->cpu_count) - 1;
+}
+
 /* A counter with one writer: no locked instruction needed. */
 static inline void hv_count(_Atomic uint64_t *counter, uint64_t n)
 {
@@ -147,7 +159,7 @@ int hv_smp_start(struct hv_machine *m, struct hv_error *err);
 void hv_smp_kick(struct hv_machine *m, uint64_t cpus);    /* lock held or not */
 bool hv_smp_join(struct hv_machine *m, uint64_t limit_ns); /* all threads gone by then */
 
-/* machine.c: state changes from a vCPU's thread. */
+/* stop.c and machine.c: state changes, from any thread, a vCPU's own too. */
 void hv_machine_finish(struct hv_machine *m, enum hv_end_reason reason, int status, const char *text);
 bool hv_machine_debug_event(struct hv_cpu *cpu, const struct kvm_debug_exit_arch *info);
 void hv_machine_power(void *machine, enum hv_power_request what, int code); /* hv_power's request */
