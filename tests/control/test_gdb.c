@@ -138,6 +138,24 @@ static uint64_t reg(unsigned n)
 	return v;
 }
 
+/*
+ * QEMU's emulated AMD-V, where these tests also run, hands neither int3 nor the debug registers of a nested
+ * guest to its KVM: a breakpoint can't be seen there by anyone.
+ */
+static void needs_breakpoints(void)
+{
+	char line[256];
+	bool emulated = false;
+	FILE *f = fopen("/proc/cpuinfo", "r");
+
+	while (f && fgets(line, sizeof(line), f))
+		emulated |= strstr(line, "QEMU TCG CPU") != NULL;
+	if (f)
+		fclose(f);
+	if (emulated)
+		cr_skip_test("the emulated AMD-V below reports no breakpoints");
+}
+
 #define RBX 1
 #define RIP 16
 
@@ -219,6 +237,7 @@ Test(gdb, a_step_is_one_instruction)
 
 Test(gdb, a_software_breakpoint_stops_is_hidden_and_is_stepped_over)
 {
+	needs_breakpoints();
 	ask("qSupported:swbreak+");
 	EXPECT("Z0,1000,1", "OK");
 	EXPECT("Z0,1000,1", "OK");
@@ -240,6 +259,7 @@ Test(gdb, a_software_breakpoint_stops_is_hidden_and_is_stepped_over)
 
 Test(gdb, breakpoints_side_by_side_each_stop)
 {
+	needs_breakpoints();
 	ask("qSupported:swbreak+");
 	EXPECT("Z0,1000,1", "OK");
 	EXPECT("Z0,1001,1", "OK");
@@ -276,6 +296,7 @@ Test(gdb, binary_writes_carry_every_byte)
 
 Test(gdb, a_hardware_breakpoint_stops_at_its_address)
 {
+	needs_breakpoints();
 	ask("qSupported:hwbreak+");
 	EXPECT("Z1,1003,1", "OK");
 	cr_expect_eq(memory_byte(0x1003), 0xeb);
@@ -290,6 +311,7 @@ Test(gdb, a_hardware_breakpoint_stops_at_its_address)
 
 Test(gdb, a_watchpoint_tells_the_address)
 {
+	needs_breakpoints();
 	ask("?");
 	EXPECT("M1800,7:a30020b003e6f4", "OK"); /* mov [0x2000], ax; mov al, 3; out 0xf4, al */
 	EXPECT("Z2,2000,2", "OK");
@@ -371,6 +393,7 @@ Test(gdb, a_second_client_is_turned_away)
 
 Test(gdb, breakpoints_survive_a_reset)
 {
+	needs_breakpoints();
 	ask("qSupported:swbreak+");
 	EXPECT("Z0,1000,1", "OK");
 	EXPECT("c", "T05thread:1;swbreak:;");

@@ -4,6 +4,7 @@
 set -euo pipefail
 
 command -v gdb >/dev/null || { echo "gdb is not installed"; exit 77; }
+! grep -q 'QEMU TCG CPU' /proc/cpuinfo || { echo "the emulated AMD-V below reports no breakpoints"; exit 77; }
 cat >"$TMP/guest.c" <<'C'
 volatile unsigned long counter;
 __attribute__((noinline)) unsigned long work(unsigned long n)
