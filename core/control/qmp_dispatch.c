@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -134,7 +135,11 @@ json_t *hv_qmp_greeting(void)
 
 void hv_qmp_prepare(void)
 {
-	json_object_seed(0);
+	size_t seed = 0;
+
+	if (getrandom(&seed, sizeof(seed), GRND_NONBLOCK) != sizeof(seed))
+		seed = (size_t)getpid();
+	json_object_seed(seed | 1); /* 0 would ask jansson to open /dev/urandom */
 }
 
 json_t *hv_json_hex(uint64_t v)

@@ -71,7 +71,7 @@ int hv_qmp_call(struct hv_qmp_session *s, const char *name, json_t *args, json_t
 /* {"error": {"class": ..., "desc": ...}} */
 json_t *hv_qmp_error(const char *class_name, const char *desc);
 json_t *hv_qmp_greeting(void);
-/* Asks jansson for its hash seed now: later, a sandbox may forbid opening /dev/urandom. */
+/* Gives jansson its hash seed: it would open /dev/urandom for one, which a sandbox may forbid. */
 void hv_qmp_prepare(void);
 HV_API_END
 

@@ -318,8 +318,6 @@ static void power_on(struct hv_rtc *rtc)
 	rtc->cmos[REG_D] = D_BATTERY_GOOD;
 	rtc->cmos[REG_EQUIPMENT] = EQUIPMENT_FPU;
 	rtc->offset = 0;
-	refresh(
-	    rtc); /* libc reads its time zone file at the first call: now, not later from inside a sandbox */
 	rtc_reset(&rtc->dev);
 }
 

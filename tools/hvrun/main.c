@@ -115,8 +115,6 @@ static int set_up(struct run *r, struct hv_error *err)
 		rc = hv_registry_take(&r->name, c->name, err);
 		r->named = rc == 0;
 	}
-	if (!rc)
-		rc = hv_qmp_server_start(&r->qmp, r->machine, &r->name, &r->log, err);
 	if (!rc && c->gdb)
 		rc = hv_gdb_start(&r->gdb, r->machine, c->gdb, &r->log, err);
 	return rc;
@@ -140,6 +138,9 @@ static int start(struct run *r, struct hv_error *err)
 		rc = hv_chardev_start(r->chardev, err);
 	if (!rc)
 		rc = hv_machine_start(r->machine, c->paused, err);
+	/* Its socket listens already; who answers there can be made while the guest is running. */
+	if (!rc)
+		rc = hv_qmp_server_start(&r->qmp, r->machine, &r->name, &r->log, err);
 	return rc;
 }
 
@@ -275,6 +276,10 @@ static int run(struct run *r)
 		serve(r);
 		status = finish(r);
 	} else {
+		if (r->machine) {
+			hv_machine_end(r->machine, HV_END_QUIT);
+			hv_machine_wait(r->machine, END_LIMIT_MS, NULL);
+		}
 		terminal_restore();
 		status = fail(&err);
 	}
