@@ -1,5 +1,6 @@
 #!/bin/bash
-# Every header compiles alone, as C17 and as C++-free plain includes in any order: what it uses it includes itself.
+# Every header compiles alone, and twice: what it uses it includes itself. KVM's structs end in flexible arrays, and
+# the state of a vCPU embeds them; clang would have that told, gcc knows no such warning.
 set -euo pipefail
 cd "$SRC"
 
@@ -8,7 +9,8 @@ cflags=$(pkg-config --cflags libelf capstone jansson 2>/dev/null || true)
 while read -r header; do
 	# shellcheck disable=SC2086
 	if ! printf '#include "%s"\n#include "%s"\n' "${header#core/}" "${header#core/}" |
-		$CC -std=gnu17 -D_GNU_SOURCE -fsyntax-only -Wall -Wextra -Werror -Icore $cflags -x c - 2>&1; then
+		$CC -std=gnu17 -D_GNU_SOURCE -fsyntax-only -Wall -Wextra -Werror -Wno-unknown-warning-option \
+			-Wno-gnu-variable-sized-type-not-at-end -Icore $cflags -x c - 2>&1; then
 		echo "$header does not compile alone"
 		bad=1
 	fi
