@@ -203,7 +203,10 @@ static int feature_find(const char *name, size_t length)
 		}
 	}
 	for (size_t i = 0; i < FEATURES; i++) {
-		if (strlen(features[i].name) == length && memcmp(features[i].name, name, length) == 0)
+		const char *n = features[i].name;
+
+		/* the first character decides nearly always; this is on the way of every start */
+		if (n[0] == name[0] && strncmp(n, name, length) == 0 && n[length] == '\0')
 			return (int)i;
 	}
 	return -1;

@@ -2,7 +2,6 @@
  * The board: which devices a VM has and where they answer, its memory, its vCPUs, and the image in them. The only
  * file that knows all devices. The layout is a PC's, as far as small guests look for it.
  */
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <stdio.h>
@@ -11,8 +10,6 @@
 #include "base/io.h"
 #include "base/parse.h"
 #include "machine/internal.h"
-
-#define IMAGE_MAX (4ull << 30)
 
 /* --- interrupts: from a device's line to the guest --------------------------------------------------------------- */
 
@@ -112,84 +109,7 @@ static int create_devices(struct hv_machine *m, struct hv_error *err)
 
 /* --- the machine ------------------------------------------------------------------------------------------------- */
 
-/* What must be known of the image before the VM is made: which interrupt controllers it needs. */
-static int open_image(struct hv_machine *m, struct hv_error *err)
-{
-	const struct hv_config *c = &m->config;
-	enum hv_irqchip wanted = HV_IRQCHIP_NONE;
-	enum hv_boot_kind kind = HV_BOOT_AUTO;
-	size_t size;
-	void *data;
-	int rc;
-
-	m->image_fd = open(c->image, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	if (m->image_fd < 0)
-		return hv_fail_errno(err, "%s: cannot open it", c->image);
-	for (unsigned i = 0; i < c->initrd_count; i++) {
-		char path[4096];
-
-		snprintf(path, sizeof(path), "%.*s", (int)strcspn(c->initrd[i], " "), c->initrd[i]);
-		m->initrd_fds[i] = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-		if (m->initrd_fds[i] < 0)
-			return hv_fail_errno(err, "%s: cannot open it", path);
-	}
-	m->irqchip = c->irqchip;
-	if (m->irqchip != HV_IRQCHIP_AUTO)
-		return 0;
-	rc = hv_load_fd(m->image_fd, c->image, IMAGE_MAX, &data, &size, err);
-	if (rc)
-		return rc;
-	if (c->boot == HV_BOOT_FLAT)
-		wanted = HV_IRQCHIP_NONE;
-	else
-		rc = hv_boot_probe(c->image, data, size, &kind, &wanted, err);
-	hv_unload(data, size);
-	/* The second CPU is started by an interrupt. */
-	m->irqchip = m->cpu_count > 1 && wanted == HV_IRQCHIP_NONE ? HV_IRQCHIP_FULL : wanted;
-	return rc;
-}
-
-/* Asking KVM for the CPUID leaves takes a while, and needs nothing but /dev/kvm: it goes on beside the rest. */
-struct cpuid_query {
-	struct hv_machine *machine;
-	pthread_t thread;
-	bool running;
-	struct kvm_cpuid2 *leaves;
-	struct hv_error err;
-	int rc;
-};
-
-static void *ask_cpuid(void *arg)
-{
-	struct cpuid_query *q = arg;
-
-	q->rc = hv_cpuid_supported(&q->machine->kvm, &q->leaves, &q->err);
-	return NULL;
-}
-
-static void start_query(struct cpuid_query *q)
-{
-	pthread_attr_t attr;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, 64u << 10);
-	q->running = pthread_create(&q->thread, &attr, ask_cpuid, q) == 0;
-	pthread_attr_destroy(&attr);
-}
-
-static int finish_query(struct cpuid_query *q, struct hv_error *err)
-{
-	if (q->running)
-		pthread_join(q->thread, NULL);
-	else
-		ask_cpuid(q);
-	q->running = false;
-	if (q->rc && err)
-		*err = q->err;
-	return q->rc;
-}
-
-static int create_cpus(struct hv_machine *m, struct cpuid_query *cpuid, struct hv_error *err)
+static int create_cpus(struct hv_machine *m, struct hv_error *err)
 {
 	int rc = 0;
 
@@ -206,18 +126,23 @@ static int create_cpus(struct hv_machine *m, struct cpuid_query *cpuid, struct h
 	for (unsigned i = 0; i < m->cpu_count && !rc; i++)
 		rc = hv_vcpu_create(&m->cpus[i].vcpu, &m->vm, i, err);
 	if (!rc)
-		rc = finish_query(cpuid, err);
+		rc = hv_board_cpuid(m, err);
 	for (unsigned i = 0; i < m->cpu_count && !rc; i++)
-		rc = hv_cpuid_apply(&m->kvm, &m->cpus[i].vcpu, &m->config.cpu, m->cpu_count, cpuid->leaves, err);
+		rc = hv_cpuid_apply(&m->kvm, &m->cpus[i].vcpu, &m->config.cpu, m->cpu_count, m->query.leaves, err);
 	return rc;
 }
 
-/* Everything between /dev/kvm and the image. */
-static int create_vm(struct hv_machine *m, struct cpuid_query *cpuid, struct hv_error *err)
+int hv_board_create(struct hv_machine *m, struct hv_error *err)
 {
 	char size[32];
-	int rc = hv_vm_create(&m->vm, &m->kvm, err);
+	int rc;
 
+	rc = hv_board_probe(m, err);
+	if (!rc && m->irqchip == HV_IRQCHIP_NONE && m->cpu_count > 1)
+		rc = hv_fail_usage(err, "%u CPUs need interrupt controllers to start each other; give --irqchip split or full",
+				   m->cpu_count);
+	if (!rc)
+		rc = hv_vm_create(&m->vm, &m->kvm, err);
 	if (rc)
 		return rc;
 	hv_memory_init(&m->memory, &m->vm);
@@ -229,34 +154,7 @@ static int create_vm(struct hv_machine *m, struct cpuid_query *cpuid, struct hv_
 	if (!rc)
 		rc = create_devices(m, err);
 	if (!rc)
-		rc = create_cpus(m, cpuid, err);
-	return rc;
-}
-
-int hv_board_create(struct hv_machine *m, struct hv_error *err)
-{
-	struct cpuid_query cpuid = {.machine = m};
-	int rc;
-
-	m->cpu_count = m->config.cpus;
-	hv_bus_init(&m->pio, "pio");
-	hv_bus_init(&m->mmio, "mmio");
-	hv_memory_init(&m->memory, NULL);
-	rc = open_image(m, err);
-	if (!rc && m->irqchip == HV_IRQCHIP_NONE && m->cpu_count > 1)
-		rc = hv_fail_usage(err, "%u CPUs need interrupt controllers to start each other; give --irqchip split or full",
-				   m->cpu_count);
-	if (!rc)
-		rc = hv_kvm_open(&m->kvm, err);
-	if (rc)
-		return rc;
-	if (!hv_kvm_has(&m->kvm, KVM_CAP_IMMEDIATE_EXIT))
-		return hv_fail(err, ENOTSUP, "this kernel's KVM lacks immediate exits (Linux 4.13); use a newer kernel");
-	start_query(&cpuid);
-	rc = create_vm(m, &cpuid, err);
-	if (cpuid.running)
-		finish_query(&cpuid, NULL);
-	free(cpuid.leaves);
+		rc = create_cpus(m, err);
 	return rc;
 }
 
@@ -273,14 +171,14 @@ int hv_board_boot(struct hv_machine *m, struct hv_error *err)
 	void *image = NULL, *data[HV_MODULES_MAX] = {0};
 	int rc;
 
-	rc = hv_load_fd(m->image_fd, c->image, IMAGE_MAX, &image, &request.size, err);
+	rc = hv_load_fd(m->image_fd, c->image, HV_IMAGE_MAX, &image, &request.size, err);
 	request.data = image;
 	request.modules = modules;
 	for (; !rc && request.module_count < c->initrd_count; request.module_count++) {
 		unsigned i = request.module_count;
 		size_t path = strcspn(c->initrd[i], " ");
 
-		rc = hv_load_fd(m->initrd_fds[i], c->initrd[i], IMAGE_MAX, &data[i], &modules[i].size, err);
+		rc = hv_load_fd(m->initrd_fds[i], c->initrd[i], HV_IMAGE_MAX, &data[i], &modules[i].size, err);
 		modules[i].data = data[i];
 		modules[i].name = c->initrd[i][path] ? c->initrd[i] + path + 1 : "";
 	}
@@ -353,6 +251,7 @@ int hv_board_reset(struct hv_machine *m, struct hv_error *err)
 
 void hv_board_destroy(struct hv_machine *m)
 {
+	hv_board_close(m);
 	for (unsigned i = 0; i < m->cpu_count && m->cpus; i++) {
 		hv_vcpu_destroy(&m->cpus[i].vcpu);
 		hv_recorder_free(&m->cpus[i].recorder);
@@ -362,10 +261,4 @@ void hv_board_destroy(struct hv_machine *m)
 		hv_device_destroy(m->devices[i]);
 	hv_memory_free(&m->memory);
 	hv_vm_destroy(&m->vm);
-	hv_kvm_close(&m->kvm);
-	if (m->image_fd >= 0)
-		close(m->image_fd);
-	for (unsigned i = 0; i < HV_MODULES_MAX; i++)
-		if (m->initrd_fds[i] >= 0)
-			close(m->initrd_fds[i]);
 }

@@ -17,6 +17,7 @@
 #include "kvm/state.h"
 #include "machine/machine.h"
 
+#define HV_IMAGE_MAX       (4ull << 30) /* bytes of an image or module */
 #define HV_DEVICES_MAX     16
 #define HV_SUBSCRIBERS_MAX 8
 #define HV_WAIT_LIMIT_NS   5000000000ull /* for a vCPU to come out of KVM_RUN */
@@ -55,6 +56,13 @@ struct hv_machine {
 	struct hv_chardev *chardev;
 
 	struct hv_kvm kvm;
+	struct {
+		pthread_t thread;
+		bool asked, running;
+		struct kvm_cpuid2 *leaves;
+		struct hv_error err;
+		int rc;
+	} query; /* for what KVM supports; open.c */
 	struct hv_vm vm;
 	struct hv_memory memory;
 	struct hv_bus pio, mmio;
@@ -165,6 +173,12 @@ bool hv_machine_debug_event(struct hv_cpu *cpu, const struct kvm_debug_exit_arch
 void hv_machine_power(void *machine, enum hv_power_request what, int code); /* hv_power's request */
 void hv_machine_all_parked(struct hv_machine *m); /* the last vCPU to park calls it, with the lock held */
 void hv_machine_fire(struct hv_machine *m, enum hv_event event, int detail);
+
+/* open.c: the files and /dev/kvm, the image's wishes, KVM's CPUID leaves. */
+int hv_board_open(struct hv_machine *m, struct hv_error *err);
+int hv_board_probe(struct hv_machine *m, struct hv_error *err); /* decides m->irqchip */
+int hv_board_cpuid(struct hv_machine *m, struct hv_error *err); /* m->query.leaves are there afterwards */
+void hv_board_close(struct hv_machine *m);
 
 /* board.c: which devices a machine has and where; memory; the image. */
 int hv_board_create(struct hv_machine *m, struct hv_error *err);

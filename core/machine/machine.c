@@ -29,12 +29,13 @@ static void init_locks(struct hv_machine *m)
 	pthread_condattr_destroy(&attr);
 }
 
-int hv_machine_create(const struct hv_config *config, struct hv_chardev *chardev, const struct hv_log *log,
-		      struct hv_machine **out, struct hv_error *err)
+int hv_machine_open(const struct hv_config *config, struct hv_chardev *chardev, const struct hv_log *log,
+		    struct hv_machine **out, struct hv_error *err)
 {
 	struct hv_machine *m = calloc(1, sizeof(*m));
 	int rc;
 
+	*out = NULL;
 	if (!m)
 		return hv_fail(err, ENOMEM, "no memory for a VM");
 	init_locks(m);
@@ -43,22 +44,45 @@ int hv_machine_create(const struct hv_config *config, struct hv_chardev *chardev
 	m->kvm.fd = m->vm.fd = m->image_fd = m->end_fd = -1;
 	for (unsigned i = 0; i < HV_MODULES_MAX; i++)
 		m->initrd_fds[i] = -1;
+	hv_bus_init(&m->pio, "pio");
+	hv_bus_init(&m->mmio, "mmio");
+	hv_memory_init(&m->memory, NULL);
 	rc = hv_config_copy(&m->config, config, err);
 	if (!rc) {
+		m->cpu_count = m->config.cpus;
 		m->end_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		if (m->end_fd < 0)
 			rc = hv_fail_errno(err, "no descriptor for the VM's end");
 	}
 	if (!rc)
-		rc = hv_board_create(m, err);
-	if (!rc)
-		rc = hv_board_boot(m, err);
+		rc = hv_board_open(m, err);
 	if (rc) {
 		hv_machine_destroy(m);
 		return rc;
 	}
 	*out = m;
 	return 0;
+}
+
+int hv_machine_build(struct hv_machine *m, struct hv_error *err)
+{
+	int rc = hv_board_create(m, err);
+
+	return rc ? rc : hv_board_boot(m, err);
+}
+
+int hv_machine_create(const struct hv_config *config, struct hv_chardev *chardev, const struct hv_log *log,
+		      struct hv_machine **out, struct hv_error *err)
+{
+	int rc = hv_machine_open(config, chardev, log, out, err);
+
+	if (!rc)
+		rc = hv_machine_build(*out, err);
+	if (rc && *out) {
+		hv_machine_destroy(*out);
+		*out = NULL;
+	}
+	return rc;
 }
 
 void hv_machine_destroy(struct hv_machine *m)

@@ -54,9 +54,15 @@ typedef void hv_event_fn(void *ctx, enum hv_event event, int detail);
 
 HV_API_BEGIN
 /*
- * Makes a machine from config (copied as far as needed; finished by hv_config_finish) without starting it. chardev is
- * the host's side of serial0, borrowed, opened and not started. log may be NULL.
+ * Makes a machine from config (copied; finished by hv_config_finish) without starting it. chardev is the host's side of
+ * serial0, borrowed, opened and not started. log may be NULL. In two steps, so that a tool can lock itself in between
+ * them: hv_machine_open opens all files and /dev/kvm and looks at nothing in them, hv_machine_build makes the VM and puts
+ * the image, which may be hostile, into it. When build fails the machine is to be destroyed. hv_machine_create is both;
+ * *out is NULL when it or hv_machine_open fails.
  */
+int hv_machine_open(const struct hv_config *config, struct hv_chardev *chardev, const struct hv_log *log,
+		    struct hv_machine **out, struct hv_error *err);
+int hv_machine_build(struct hv_machine *m, struct hv_error *err);
 int hv_machine_create(const struct hv_config *config, struct hv_chardev *chardev, const struct hv_log *log,
 		      struct hv_machine **out, struct hv_error *err);
 

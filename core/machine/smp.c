@@ -42,7 +42,7 @@ void hv_smp_kick(struct hv_machine *m, uint64_t cpus)
 {
 	for (unsigned i = 0; i < m->cpu_count; i++) {
 		struct hv_cpu *cpu = &m->cpus[i];
-		int tid = atomic_load(&cpu->tid);
+		int tid;
 
 		if (!(cpus >> i & 1))
 			continue;
@@ -50,6 +50,7 @@ void hv_smp_kick(struct hv_machine *m, uint64_t cpus)
 		atomic_store(&cpu->kicked, true);
 		set_immediate_exit(cpu, 1);
 		/* By thread id: a thread that has ended meanwhile just makes this fail. */
+		tid = atomic_load(&cpu->tid);
 		if (tid)
 			syscall(SYS_tgkill, getpid(), tid, KICK_SIGNAL);
 		/* hv:end */
@@ -236,7 +237,7 @@ bool hv_smp_join(struct hv_machine *m, uint64_t limit_ns)
 	}
 	live = m->live;
 	pthread_mutex_unlock(&m->lock);
-	for (unsigned i = 0; i < m->cpu_count; i++)
+	for (unsigned i = 0; i < m->cpu_count && m->cpus; i++)
 		if (m->cpus[i].thread && !(live >> i & 1)) {
 			pthread_join(m->cpus[i].thread, NULL);
 			m->cpus[i].thread = 0;

@@ -43,8 +43,8 @@ REQUESTS = [
     '{"execute":"dump-guest-memory","arguments":{"protocol":"fd:z"}}',
     '{"execute":"human-monitor-command","arguments":{"command-line":"info status"}}',
     '{"execute":"human-monitor-command"}',
+    '{"execute":"inject-nmi"}',  # before the reset: a guest that has no IDT yet would die of it
     '{"execute":"system_reset"}',
-    '{"execute":"inject-nmi"}',
 ]
 
 

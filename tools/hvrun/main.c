@@ -108,34 +108,38 @@ static int set_up(struct run *r, struct hv_error *err)
 	if (!rc && c->trace)
 		rc = hv_file_begin(&r->trace, c->trace, 0644, err);
 	if (!rc)
-		rc = hv_machine_create(c, r->chardev, &r->log, &r->machine, err);
-	if (!rc && c->trace)
-		rc = hv_machine_trace(r->machine, true, err);
+		rc = hv_machine_open(c, r->chardev, &r->log, &r->machine, err);
 	if (!rc) {
 		rc = hv_registry_take(&r->name, c->name, err);
 		r->named = rc == 0;
 	}
+	/* All that has to be opened is open. From here on the image is looked at, so the door is shut first; only the
+	 * debugger's socket needs a VM that is made. */
+	if (!rc && c->sandbox && !c->gdb)
+		rc = sandbox_lock(err);
+	if (!rc)
+		rc = hv_machine_build(r->machine, err);
 	if (!rc && c->gdb)
 		rc = hv_gdb_start(&r->gdb, r->machine, c->gdb, &r->log, err);
+	if (!rc && c->sandbox && c->gdb)
+		rc = sandbox_lock(err);
+	if (!rc && c->trace)
+		rc = hv_machine_trace(r->machine, true, err);
 	return rc;
 }
 
-/* Nothing may fail between raw mode and the guest's first instruction but the sandbox; its sentence must be
- * read. */
+/* Little can fail between raw mode and the guest's first instruction, so that its sentence is read. */
 static int start(struct run *r, struct hv_error *err)
 {
 	const struct hv_config *c = &r->options.config;
-	int rc = 0;
+	int rc;
 
 	if (r->terminal.keyboard) {
 		r->terminal.machine = r->machine;
 		hv_chardev_set_filter(r->chardev, terminal_filter, &r->terminal);
 		terminal_raw(&r->terminal);
 	}
-	if (c->sandbox)
-		rc = sandbox_lock(err);
-	if (!rc)
-		rc = hv_chardev_start(r->chardev, err);
+	rc = hv_chardev_start(r->chardev, err);
 	if (!rc)
 		rc = hv_machine_start(r->machine, c->paused, err);
 	/* Its socket listens already; who answers there can be made while the guest is running. */

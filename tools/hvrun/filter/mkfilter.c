@@ -83,8 +83,9 @@ static const unsigned long ioctls[] = {
 	KVM_SET_DEBUGREGS, KVM_SET_GUEST_DEBUG, KVM_INTERRUPT, KVM_NMI, KVM_SET_SIGNAL_MASK,
 	KVM_TRANSLATE, KVM_GET_TSC_KHZ, KVM_SET_TSC_KHZ, KVM_KVMCLOCK_CTRL,
 	KVM_TPR_ACCESS_REPORTING,
-	/* a spare VM, whose fresh state a reset copies (core/machine/board.c) */
-	KVM_CREATE_VM, KVM_CREATE_VCPU, KVM_CREATE_IRQCHIP, KVM_CREATE_PIT2, KVM_ENABLE_CAP,
+	/* the VM itself, made after the door is shut, and the spare one whose fresh state a reset copies
+	 * (core/machine/board.c) */
+	KVM_GET_SUPPORTED_CPUID, KVM_CREATE_VM, KVM_CREATE_VCPU, KVM_CREATE_IRQCHIP, KVM_CREATE_PIT2, KVM_ENABLE_CAP,
 	KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR,
 	/* a VM; no new device */
 	KVM_CHECK_EXTENSION, KVM_SET_USER_MEMORY_REGION, KVM_IRQ_LINE, KVM_IRQ_LINE_STATUS,
