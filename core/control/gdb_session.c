@@ -62,7 +62,11 @@ static void send_stop(struct hv_gdb_session *s)
 	struct hv_gdb_text t = {0};
 
 	if (stop->why == HV_GDB_ENDED) {
-		hv_gdb_send_text(s, "W00");
+		int status = hv_machine_end_status(s->target.machine);
+
+		hv_gdb_printf(&t, "W%02x", status > 0 ? (unsigned)status : 0);
+		hv_gdb_send(s, &t);
+		hv_gdb_text_free(&t);
 		s->closing = true;
 		return;
 	}

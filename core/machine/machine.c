@@ -183,6 +183,17 @@ int hv_machine_wait(struct hv_machine *m, int timeout_ms, struct hv_end *end)
 	return 0;
 }
 
+int hv_machine_end_status(const struct hv_machine *machine)
+{
+	struct hv_machine *m = (struct hv_machine *)(uintptr_t)machine;
+	int status;
+
+	pthread_mutex_lock(&m->lock);
+	status = m->ending ? m->end.status & 0xff : -EBUSY;
+	pthread_mutex_unlock(&m->lock);
+	return status;
+}
+
 int hv_machine_end_fd(const struct hv_machine *m)
 {
 	return m->end_fd;

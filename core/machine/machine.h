@@ -86,6 +86,8 @@ void hv_machine_end(struct hv_machine *m, enum hv_end_reason reason);
  * process must then leave by _exit.
  */
 int hv_machine_wait(struct hv_machine *m, int timeout_ms, struct hv_end *end);
+/* The exit status that the ended machine gives the tool (0 to 255), or -EBUSY while it lives. */
+int hv_machine_end_status(const struct hv_machine *m);
 /* A descriptor that becomes readable when the machine has ended; borrowed. */
 int hv_machine_end_fd(const struct hv_machine *m);
 

@@ -413,6 +413,16 @@ Test(gdb, the_guests_end_is_told)
 	cr_expect_str_eq(receive(), "(gone)");
 }
 
+Test(gdb, the_guests_end_is_told_with_its_status)
+{
+	ask("?");
+	send_packet("c");
+	wait_for(HV_STATE_RUNNING);
+	hv_machine_end(vm.machine, HV_END_TIMEOUT);
+	cr_expect_str_eq(receive(), "W7c");
+	cr_expect_str_eq(receive(), "(gone)");
+}
+
 Test(gdb, kill_ends_the_machine)
 {
 	ask("?");
