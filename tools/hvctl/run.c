@@ -138,21 +138,21 @@ int hvctl_use(struct hvctl *h, const char *name)
 
 int hvctl_wait(struct hvctl *h)
 {
-	const char *name = NULL;
-	json_t *event = NULL;
+	bool ended = false;
 
 	hvctl_interrupted = 0;
-	while (hv_qmp_alive(h->client) && !hvctl_interrupted && !(name && strcmp(name, "SHUTDOWN") == 0)) {
-		event = hv_qmp_event(h->client, 500);
-		name = json_string_value(json_object_get(event, "event"));
+	while (hv_qmp_alive(h->client) && !hvctl_interrupted && !ended) {
+		json_t *event = hv_qmp_event(h->client, 500);
+		const char *name = json_string_value(json_object_get(event, "event"));
+
 		if (name)
 			hvctl_print_event(h, event);
+		ended = name && strcmp(name, "SHUTDOWN") == 0;
 		json_decref(event);
-		name = name && strcmp(name, "SHUTDOWN") == 0 ? "SHUTDOWN" : NULL;
 	}
 	if (hvctl_interrupted)
 		return 128 + SIGINT;
-	if (!name && !h->json)
+	if (!ended && !h->json)
 		printf("VM '%s' has ended\n", h->name);
 	return HV_EXIT_OK;
 }
