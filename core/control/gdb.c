@@ -6,6 +6,7 @@
  * Whoever reaches the stub owns the guest: TCP is bound to the loopback interface only, a Unix socket has
  * mode 0600 and its peers must be this user or root.
  */
+#include "base/thread.h"
 #include "control/gdb.h"
 
 #include <fcntl.h>
@@ -222,6 +223,7 @@ static void *serve(void *ctx)
 	struct hv_gdb *g = ctx;
 
 	pthread_setname_np(pthread_self(), "hv-gdb");
+	hv_thread_answer_soon();
 	for (;;) {
 		struct pollfd fds[4] = {{g->quit, POLLIN, 0},
 					{g->event, POLLIN, 0},

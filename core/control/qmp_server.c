@@ -21,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/thread.h"
 #include "control/qmp.h"
 #include "control/qmp_dispatch.h"
 #include "control/qmp_scan.h"
@@ -308,6 +309,7 @@ static void *client_thread(void *arg)
 	char *buf = malloc(READ_SIZE);
 	int64_t progress = now_ms();
 
+	hv_thread_answer_soon();
 	put_response(c, hv_qmp_greeting());
 	while (buf && turn(c, buf, &progress))
 		;
@@ -524,6 +526,7 @@ static void *listener_thread(void *arg)
 	struct hv_qmp_server *s = arg;
 	struct pollfd p[] = {{s->listen_fd, POLLIN, 0}, {s->reap, POLLIN, 0}, {s->stop, POLLIN, 0}};
 
+	hv_thread_answer_soon();
 	for (;;) {
 		if (poll(p, HV_ARRAY_SIZE(p), -1) < 0 && errno != EINTR)
 			return NULL;

@@ -18,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/thread.h"
 #include "device/chardev_impl.h"
 
 #define STACK_SIZE (256u << 10)
@@ -357,6 +358,7 @@ static void *chardev_thread(void *arg)
 	struct pollfd fds[FD_COUNT];
 	eventfd_t ignored;
 
+	hv_thread_answer_soon();
 	while (!atomic_load(&c->closing)) {
 		bool gone;
 

@@ -148,6 +148,11 @@ static void allow_some(scmp_filter_ctx f)
 	      "tgkill");
 	check(seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1, SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME)),
 	      "prctl");
+	/* A thread's own slice. */
+	check(seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(sched_getattr), 1, SCMP_A0(SCMP_CMP_EQ, 0)),
+	      "sched_getattr");
+	check(seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(sched_setattr), 1, SCMP_A0(SCMP_CMP_EQ, 0)),
+	      "sched_setattr");
 	/* Limits may be asked for (a thread's default stack), not set. */
 	check(seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 2, SCMP_A0(SCMP_CMP_EQ, 0),
 			       SCMP_A2(SCMP_CMP_EQ, 0)),
