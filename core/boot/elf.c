@@ -163,6 +163,7 @@ static int check_segment(const struct hv_elf *elf, unsigned i, struct hv_error *
 			       elf->path, i, phdr_offset(elf, i));
 	if (ph->p_type != PT_LOAD && ph->p_type != PT_NOTE)
 		return 0;
+	/* hv:solution lab=5 task=1 */
 	if (!hv_inside(ph->p_offset, ph->p_filesz, elf->size))
 		return bad_phdr(elf, i, "describes bytes past the file's end", err);
 	if (ph->p_type == PT_NOTE)
@@ -174,6 +175,7 @@ static int check_segment(const struct hv_elf *elf, unsigned i, struct hv_error *
 		return bad_phdr(elf, i, "wraps around the end of physical memory (p_paddr + p_memsz)", err);
 	if (wraps(elf, ph->p_vaddr, ph->p_memsz))
 		return bad_phdr(elf, i, "wraps around the end of the address space (p_vaddr + p_memsz)", err);
+	/* hv:end */
 	return 0;
 }
 
@@ -188,6 +190,7 @@ static int check_overlaps(const struct hv_elf *elf, struct hv_error *err)
 {
 	unsigned found = 0;
 
+	/* hv:solution lab=5 task=2 */
 	for (unsigned i = 0; i < elf->phnum; i++) {
 		const GElf_Phdr *a = &elf->phdr[i];
 
@@ -208,6 +211,7 @@ static int check_overlaps(const struct hv_elf *elf, struct hv_error *err)
 					      a->p_paddr > b->p_paddr ? a->p_paddr : b->p_paddr);
 		}
 	}
+	/* hv:end */
 	if (!found)
 		return hv_fail_unsafe(
 		    err, "%s: none of the %u program headers at offset 0x%" PRIx64 " is to be loaded",
@@ -236,10 +240,13 @@ int hv_elf_open(struct hv_elf *elf, const char *path, const void *data, size_t s
 /* One segment: the file's bytes, then zeros up to p_memsz (.bss). */
 static int load_segment(const struct hv_elf *elf, const struct hv_memory *mem, const GElf_Phdr *ph)
 {
-	int rc = hv_memory_write(mem, ph->p_paddr, elf->data + ph->p_offset, ph->p_filesz);
+	int rc = -ENOSYS;
 
+	/* hv:solution lab=5 task=3 */
+	rc = hv_memory_write(mem, ph->p_paddr, elf->data + ph->p_offset, ph->p_filesz);
 	if (!rc)
 		rc = hv_boot_zero(mem, ph->p_paddr + ph->p_filesz, ph->p_memsz - ph->p_filesz);
+	/* hv:end */
 	return rc;
 }
 
@@ -278,6 +285,7 @@ bool hv_elf_supplies(const struct hv_elf *elf, uint64_t gpa)
 
 int hv_elf_entry(const struct hv_elf *elf, uint64_t *gpa, struct hv_error *err)
 {
+	/* hv:solution lab=5 task=4 */
 	/* e_entry is virtual, and paging maps each address to itself: enter where the segment has been put.
 	 */
 	for (unsigned i = 0; i < elf->phnum; i++) {
@@ -288,6 +296,7 @@ int hv_elf_entry(const struct hv_elf *elf, uint64_t *gpa, struct hv_error *err)
 		*gpa = ph->p_paddr + (elf->entry - ph->p_vaddr);
 		return 0;
 	}
+	/* hv:end */
 	/* Kernels of the higher half, Linux among them, often give the physical address at once. */
 	if (hv_elf_supplies(elf, elf->entry)) {
 		*gpa = elf->entry;
@@ -297,63 +306,6 @@ int hv_elf_entry(const struct hv_elf *elf, uint64_t *gpa, struct hv_error *err)
 			      "%s: the entry point 0x%" PRIx64
 			      " (e_entry at offset 24) is in none of the file's loaded segments",
 			      elf->path, elf->entry);
-}
-
-/* One PT_NOTE. Names and descriptions are padded to 4 bytes, or to 8 in segments aligned so. */
-static int find_note(const struct hv_elf *elf, unsigned i, const char *name, uint32_t type, uint64_t *value,
-		     struct hv_error *err)
-{
-	const uint8_t *notes = elf->data + elf->phdr[i].p_offset;
-	uint64_t size = elf->phdr[i].p_filesz, pad = elf->phdr[i].p_align == 8 ? 8 : 4;
-
-	for (uint64_t at = 0; hv_inside(at, 12, size);) {
-		uint32_t namesz = hv_le32(notes + at), descsz = hv_le32(notes + at + 4);
-		uint64_t desc = at + hv_round_up(12 + (uint64_t)namesz, pad);
-
-		if (!hv_inside(desc, descsz, size))
-			return hv_fail_unsafe(err,
-					      "%s: the note at offset 0x%" PRIx64 " reaches past its segment",
-					      elf->path, elf->phdr[i].p_offset + at);
-		if (hv_le32(notes + at + 8) == type && namesz == strlen(name) + 1 &&
-		    memcmp(notes + at + 12, name, namesz) == 0) {
-			if (descsz != 4 && descsz != 8)
-				return hv_fail_unsafe(err,
-						      "%s: the %s note at offset 0x%" PRIx64
-						      " holds %u bytes, not an integer of 4 or 8",
-						      elf->path, name, elf->phdr[i].p_offset + at, descsz);
-			*value = descsz == 4 ? hv_le32(notes + desc) : hv_le64(notes + desc);
-			return 1;
-		}
-		at = hv_round_up(desc + descsz, pad);
-	}
-	return 0;
-}
-
-int hv_elf_note(const struct hv_elf *elf, const char *name, uint32_t type, uint64_t *value,
-		struct hv_error *err)
-{
-	int rc = 0;
-
-	for (unsigned i = 0; rc == 0 && i < elf->phnum; i++)
-		if (elf->phdr[i].p_type == PT_NOTE)
-			rc = find_note(elf, i, name, type, value, err);
-	return rc;
-}
-
-int hv_elf_irqchip(const struct hv_elf *elf, enum hv_irqchip *irqchip, struct hv_error *err)
-{
-	uint64_t value = HV_IRQCHIP_AUTO;
-	int rc = hv_elf_note(elf, "hvkit", HV_NOTE_IRQCHIP, &value, err);
-
-	*irqchip = HV_IRQCHIP_AUTO;
-	if (rc < 0)
-		return rc;
-	if (value > HV_IRQCHIP_FULL)
-		return hv_fail_unsafe(
-		    err, "%s: its hvkit note asks for interrupt controller %" PRIu64 "; 0 to 3 exist",
-		    elf->path, value);
-	*irqchip = (enum hv_irqchip)value;
-	return 0;
 }
 
 int hv_boot_elf(const struct hv_boot_request *request, struct hv_memory *mem, struct hv_entry *entry,

@@ -60,12 +60,14 @@
 /* The eight bytes that the CPU would load this segment register from. */
 static uint64_t descriptor(const struct kvm_segment *s)
 {
+	/* hv:solution lab=4 task=1 */
 	uint64_t limit = s->g ? s->limit >> 12 : s->limit;
 
 	return (limit & 0xffff) | (s->base & 0xffffff) << 16 | (uint64_t)s->type << 40 |
 	       (uint64_t)s->s << 44 | (uint64_t)s->dpl << 45 | (uint64_t)s->present << 47 |
 	       (limit >> 16 & 0xf) << 48 | (uint64_t)s->l << 53 | (uint64_t)s->db << 54 |
 	       (uint64_t)s->g << 55 | (s->base >> 24 & 0xff) << 56;
+	/* hv:end */
 }
 
 /* Code or data over all 4 GiB; in 64-bit mode the CPU ignores base and limit, but entry checks don't. */
@@ -85,6 +87,7 @@ static struct kvm_segment flat_segment(unsigned index, uint8_t type, bool code64
 
 static void set_segments(struct kvm_sregs *sregs, bool code64, uint64_t tss)
 {
+	/* hv:solution lab=4 task=2 */
 	sregs->cs = flat_segment(GDT_CODE, TYPE_CODE, code64);
 	sregs->ds = flat_segment(GDT_DATA, TYPE_DATA, false);
 	sregs->es = sregs->fs = sregs->gs = sregs->ss = sregs->ds;
@@ -93,6 +96,7 @@ static void set_segments(struct kvm_sregs *sregs, bool code64, uint64_t tss)
 	sregs->ldt = (struct kvm_segment){.type = TYPE_LDT, .unusable = 1};
 	sregs->gdt = (struct kvm_dtable){.base = GDT_ADDR, .limit = GDT_ENTRIES * 8 - 1};
 	sregs->idt = (struct kvm_dtable){.base = 0, .limit = 0}; /* none: an exception is a triple fault */
+	/* hv:end */
 }
 
 /* The GDT says what the segment registers say, so that a kernel may reload them. */
@@ -130,6 +134,7 @@ static int write_page_tables(const struct hv_memory *mem, uint64_t gibs, struct 
 			       PML4_ADDR);
 	memset(pml4, 0, HV_PAGE_SIZE);
 	memset(pdpt, 0, HV_PAGE_SIZE);
+	/* hv:solution lab=4 task=3 */
 	hv_put_le64(pml4, PDPT_ADDR | PTE_PRESENT | PTE_WRITE);
 	for (uint64_t gib = 0; gib < gibs; gib++) {
 		uint64_t gpa = gib < LOW_GIBS ? PD_ADDR + gib * HV_PAGE_SIZE
@@ -145,6 +150,7 @@ static int write_page_tables(const struct hv_memory *mem, uint64_t gibs, struct 
 		for (uint64_t i = 0; i < PTE_COUNT; i++)
 			hv_put_le64(pd + i * 8, gib << 30 | i << 21 | PTE_PRESENT | PTE_WRITE | PTE_LARGE);
 	}
+	/* hv:end */
 	return 0;
 }
 
@@ -158,10 +164,12 @@ int hv_longmode_setup(struct hv_memory *mem, uint64_t map_size, struct kvm_sregs
 	rc = write_gdt(mem, sregs, err);
 	if (!rc)
 		rc = write_page_tables(mem, gibs, err);
+	/* hv:solution lab=4 task=4 */
 	sregs->cr3 = PML4_ADDR;
 	sregs->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
 	sregs->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
 	sregs->efer = EFER_LME | EFER_LMA;
+	/* hv:end */
 	return rc;
 }
 
