@@ -37,6 +37,8 @@
 #define IOAPIC_SELECT 0x00
 #define IOAPIC_WINDOW 0x10
 #define IOAPIC_PIN(n) (0x10 + 2 * (n))
+#define ENTRY_IRR     (1u << 14)
+#define ENTRY_LEVEL   (1u << 15)
 
 static uint8_t pic_masks[2] = {0xff, 0xff};
 
@@ -123,8 +125,25 @@ static void ioapic_write(uint32_t reg, uint32_t value)
 	mmio_write(IOAPIC + IOAPIC_WINDOW, value);
 }
 
+static uint32_t ioapic_read(uint32_t reg)
+{
+	mmio_write(IOAPIC + IOAPIC_SELECT, reg);
+	return mmio_read(IOAPIC + IOAPIC_WINDOW);
+}
+
 void ioapic_route(unsigned pin, uint8_t vector, uint32_t cpu, bool masked)
 {
 	ioapic_write(IOAPIC_PIN(pin) + 1, cpu << 24);
 	ioapic_write(IOAPIC_PIN(pin), vector | (masked ? LVT_MASKED : 0));
+}
+
+void ioapic_trigger(unsigned pin, bool level)
+{
+	uint32_t entry = ioapic_read(IOAPIC_PIN(pin)) & ~ENTRY_LEVEL;
+	ioapic_write(IOAPIC_PIN(pin), entry | (level ? ENTRY_LEVEL : 0));
+}
+
+bool ioapic_remote_irr(unsigned pin)
+{
+	return ioapic_read(IOAPIC_PIN(pin)) & ENTRY_IRR;
 }

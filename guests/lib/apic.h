@@ -26,5 +26,9 @@ void lapic_send_startup(uint32_t id, uint8_t page);
 
 /* Pin as edge-triggered, active-high interrupt `vector` of the CPU with APIC id cpu. */
 void ioapic_route(unsigned pin, uint8_t vector, uint32_t cpu, bool masked);
+/* Makes a routed pin level- or edge-triggered, and leaves the rest of its entry as it is. */
+void ioapic_trigger(unsigned pin, bool level);
+/* Whether a level-triggered pin has sent an interrupt whose EOI the IOAPIC has not heard yet. */
+bool ioapic_remote_irr(unsigned pin);
 
 #endif

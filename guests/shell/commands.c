@@ -169,6 +169,20 @@ static void run_version(const struct boot_info *boot, char *args)
 	con_printf("hvkit shell %s, store layout %s\n", GUEST_VERSION, store_layout());
 }
 
+static void run_irq(const struct boot_info *boot, char *args)
+{
+	(void)boot;
+	const char *number = cut_word(&args), *how = cut_word(&args);
+	bool level = !strcmp(how, "level");
+	uint64_t line = 0;
+	if (!parse_number(&number, &line) || *number || (!level && strcmp(how, "edge")))
+		con_printf("usage: irq LINE level|edge\n");
+	else if (line > 15 || !line_trigger((unsigned)line, level))
+		con_printf("error: line %lu is not one of the free lines 5, 7, 9, 10 and 11\n", line);
+	else
+		con_printf("line %lu is %s-triggered\n", line, how);
+}
+
 static void run_boot(const struct boot_info *boot, char *args)
 {
 	(void)args;
@@ -198,6 +212,7 @@ static const struct command commands[] = {
     {"uptime", "", "time since the start", run_uptime},
     {"echo", "TEXT", "says it again", run_echo},
     {"version", "", "of the shell and of the store's layout", run_version},
+    {"irq", "LINE HOW", "makes a free line level- or edge-triggered (HOW)", run_irq},
     {"boot", "", "what the boot loader told", run_boot},
     {"crash", "[triple]", "a page fault (status 37), or a triple fault", run_crash},
     {"reboot", "", "resets the machine through the keyboard controller", run_reboot},

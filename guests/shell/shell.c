@@ -5,6 +5,8 @@
  */
 #include "apic.h"
 #include "console.h"
+#include "io.h"
+#include "memory.h"
 #include "shell.h"
 #include "start.h"
 #include "trap.h"
@@ -14,16 +16,47 @@ HVKIT_IRQCHIP_NOTE(IRQCHIP_SPLIT); /* local APIC and IOAPIC are enough */
 /* Interrupt lines that no device of ours has: an interrupt from outside (`hvctl NAME inject irq 5`) is shown.
  */
 static const uint8_t free_lines[] = {5, 7, 9, 10, 11};
+static volatile uint16_t level_lines; /* bit n: line n is level-triggered */
+
+bool line_trigger(unsigned line, bool level)
+{
+	for (unsigned i = 0; i < sizeof(free_lines); i++) {
+		if (free_lines[i] != line)
+			continue;
+		irq_off(); /* on_line uses the IOAPIC's two registers as well */
+		level_lines = (uint16_t)(level ? level_lines | 1u << line : level_lines & ~(1u << line));
+		ioapic_trigger(line, level);
+		irq_on();
+		return true;
+	}
+	return false;
+}
 
 /* Straight to the UART: what was interrupted may be in the middle of con_printf. */
+static void say(const char *text)
+{
+	con_write(text, strlen(text));
+}
+
+/*
+ * A level-triggered line has more to tell than an edge: remote IRR, which blocks the pin from the interrupt on until the IOAPIC has heard of our EOI. Only a pin whose
+ * remote IRR clears ever brings a second interrupt.
+ */
 static void on_line(struct trap_frame *frame)
 {
-	uint64_t line = frame->vector - VECTOR_PIC;
-	char text[] = "[irq   ]\r\n";
-	text[5] = line >= 10 ? '1' : ' ';
-	text[6] = (char)('0' + line % 10);
-	con_write(text, sizeof(text) - 1);
+	unsigned line = (unsigned)frame->vector - VECTOR_PIC;
+	bool level = level_lines & 1u << line, waits = level && ioapic_remote_irr(line), still;
+	char number[2] = {line >= 10 ? '1' : ' ', (char)('0' + line % 10)};
+
 	lapic_eoi();
+	still = level && ioapic_remote_irr(line);
+	say("[irq ");
+	con_write(number, sizeof(number));
+	if (level) {
+		say(waits ? ", level: remote IRR 1" : ", level: remote IRR 0");
+		say(still ? ", 1 after EOI" : ", 0 after EOI");
+	}
+	say("]\r\n");
 }
 
 static void on_nmi(struct trap_frame *frame)

@@ -37,7 +37,7 @@ for index, port in enumerate(sorted(SKIP)):
     body += b"\x81\xf9" + struct.pack("<H", port) + bytes([0x74, left])
 body += work
 loop = b"\x31\xc9" + bytes(body) + b"\x49\x0f\x85" + struct.pack("<h", -(len(body) + 5)) + leave(9)
-done = hvrun("--timeout", "100", "--mem", "1M", image("ports.bin", loop), "--serial", "none")
+done = hvrun("--timeout", LIMIT, "--mem", "1M", image("ports.bin", loop), "--serial", "none")
 check(done.returncode in (19, 1, 0) and done.returncode != 124, "every port, read and written by 1, 2 and 4 bytes",
       done.returncode, done.err)
 
@@ -52,7 +52,7 @@ edge += b"\x66\xba\xf4\x00\xb0\x09\xee\xf4"
 head = b"\x7fELF\x02\x01\x01" + bytes(9)
 head += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, 0x100000, 64, 0, 0, 64, 56, 1, 64, 0, 0)
 head += struct.pack("<IIQQQQQQ", 1, 7, 0x1000, 0x100000, 0x100000, len(edge), len(edge), 0x1000)
-done = hvrun("--timeout", "20", "--mem", EDGE, image("edge.elf", head.ljust(0x1000, b"\0") + edge))
+done = hvrun("--timeout", LIMIT, "--mem", EDGE, image("edge.elf", head.ljust(0x1000, b"\0") + edge))
 check(done.returncode in (19, 1) and (done.returncode == 19 or done.err.startswith("hvrun: ")),
       f"every address around the RAM's edge: status {done.returncode}", done.err)
 

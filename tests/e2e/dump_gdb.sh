@@ -15,7 +15,7 @@ void _start(void)
 C
 ${CC:-cc} -O1 -g -ffreestanding -nostdlib -static -no-pie -fno-stack-protector -fcf-protection=none -mno-red-zone \
 	-mgeneral-regs-only -Wl,-Ttext=0x100000 -Wl,--build-id=none -o "$TMP/guest.elf" "$TMP/guest.c"
-timeout 100 "$HVRUN" --name dumptest --mem 16M --serial none --timeout 90 "$TMP/guest.elf" </dev/null \
+timeout $((100 * HV_STRETCH)) "$HVRUN" --name dumptest --mem 16M --serial none --timeout $((90 * HV_STRETCH)) "$TMP/guest.elf" </dev/null \
 	>"$TMP/hvrun" 2>&1 &
 hvrun=$!
 trap 'kill $hvrun 2>/dev/null || true; wait $hvrun 2>/dev/null || true' EXIT
@@ -23,10 +23,10 @@ for _ in $(seq 100); do "$HVCTL" dumptest status >/dev/null 2>&1 && break; sleep
 
 for paging in '' -p; do
 	rm -f "$TMP/core"
-	timeout 60 "$HVCTL" dumptest dump $paging "$TMP/core"
+	timeout $((60 * HV_STRETCH)) "$HVCTL" dumptest dump $paging "$TMP/core"
 	used=$(($(stat -c %b "$TMP/core") * 512))
 	[ "$used" -lt $((4 << 20)) ] || { echo "the dump of a nearly empty guest takes $used bytes"; exit 1; }
-	timeout 60 gdb -nx -batch -ex 'info threads' -ex 'printf "r13 %lx\n", $r13' -ex 'printf "number %lx\n", number' \
+	timeout $((60 * HV_STRETCH)) gdb -nx -batch -ex 'info threads' -ex 'printf "r13 %lx\n", $r13' -ex 'printf "number %lx\n", number' \
 		-ex 'printf "%s\n", greeting' -ex 'backtrace' "$TMP/guest.elf" "$TMP/core" >"$TMP/out" 2>&1
 	for want in '^r13 feed$' '^number 1122334455667788$' '^a word in memory$' '_start ()'; do
 		grep -q "$want" "$TMP/out" || { cat "$TMP/out"; echo "missing with '$paging': $want"; exit 1; }

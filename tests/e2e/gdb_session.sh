@@ -23,7 +23,7 @@ C
 ${CC:-cc} -O1 -g -ffreestanding -nostdlib -static -no-pie -fno-stack-protector -fcf-protection=none -mno-red-zone \
 	-mgeneral-regs-only -Wl,-Ttext=0x100000 -Wl,--build-id=none -o "$TMP/guest.elf" "$TMP/guest.c"
 
-timeout 100 "$HVRUN" --name gdbtest --mem 8M --serial none --gdb "unix:$TMP/gdb" --timeout 90 "$TMP/guest.elf" \
+timeout $((100 * HV_STRETCH)) "$HVRUN" --name gdbtest --mem 8M --serial none --gdb "unix:$TMP/gdb" --timeout $((90 * HV_STRETCH)) "$TMP/guest.elf" \
 	</dev/null >"$TMP/hvrun" 2>&1 &
 hvrun=$!
 trap 'kill $hvrun 2>/dev/null || true; wait $hvrun 2>/dev/null || true' EXIT
@@ -59,7 +59,7 @@ printf "xmm5 %d\n", \$xmm5.v2_int64[0]
 monitor info regs
 detach
 G
-timeout 80 gdb -nx -batch -x "$TMP/script" "$TMP/guest.elf" >"$TMP/out" 2>&1 || { cat "$TMP/out"; exit 1; }
+timeout $((80 * HV_STRETCH)) gdb -nx -batch -x "$TMP/script" "$TMP/guest.elf" >"$TMP/out" 2>&1 || { cat "$TMP/out"; exit 1; }
 want() { grep -q -- "$1" "$TMP/out" || { cat "$TMP/out"; echo "missing: $1"; exit 1; }; }
 want 'Thread 1 (vCPU 0)'
 want 'Breakpoint 1, work (n='
@@ -89,7 +89,7 @@ printf "second %lu\n", counter
 monitor status
 kill
 G
-timeout 60 gdb -nx -batch -x "$TMP/script" "$TMP/guest.elf" >"$TMP/out" 2>&1 || { cat "$TMP/out"; exit 1; }
+timeout $((60 * HV_STRETCH)) gdb -nx -batch -x "$TMP/script" "$TMP/guest.elf" >"$TMP/out" 2>&1 || { cat "$TMP/out"; exit 1; }
 want 'SIGINT'
 first=$(sed -n 's/^first //p' "$TMP/out") second=$(sed -n 's/^second //p' "$TMP/out")
 [ "$first" -gt 1000 ] && [ "$second" -gt "$first" ] || { cat "$TMP/out"; echo "the guest stood still"; exit 1; }

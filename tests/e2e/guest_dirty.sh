@@ -5,7 +5,7 @@ set -euo pipefail
 
 run() { # WANTED STATUS, COMMAND LINE
 	local status=0
-	timeout 100 "$HVRUN" --timeout 90 --append "$2" "$GUESTS/dirty" </dev/null >"$TMP/out" || status=$?
+	timeout $((100 * HV_STRETCH)) "$HVRUN" --timeout $((90 * HV_STRETCH)) --append "$2" "$GUESTS/dirty" </dev/null >"$TMP/out" || status=$?
 	[ "$status" = "$1" ] || { cat "$TMP/out"; echo "status $status for '$2', want $1"; exit 1; }
 }
 

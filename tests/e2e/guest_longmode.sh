@@ -5,7 +5,7 @@ set -euo pipefail
 
 for mem in 4M 64M 512M; do
 	status=0
-	timeout 60 "$HVRUN" --timeout 50 --mem "$mem" --append 'key=value two words' "$GUESTS/longmode" \
+	timeout $((60 * HV_STRETCH)) "$HVRUN" --timeout $((50 * HV_STRETCH)) --mem "$mem" --append 'key=value two words' "$GUESTS/longmode" \
 		</dev/null >"$TMP/out" || status=$?
 	grep -v '^ok' "$TMP/out"
 	grep -q 'booted by ELF boot information, command line "key=value two words"$' "$TMP/out"

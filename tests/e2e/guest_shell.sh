@@ -5,7 +5,7 @@ set -euo pipefail
 run() { # WANTED STATUS, OPTIONS...; standard input is typed, with returns for newlines
 	local want=$1 status=0
 	shift
-	{ printf '\r'; tr '\n' '\r'; } | timeout 60 "$HVRUN" --timeout 50 "$@" "$GUESTS/shell" >"$TMP/raw" 2>"$TMP/err" ||
+	{ printf '\r'; tr '\n' '\r'; } | timeout $((60 * HV_STRETCH)) "$HVRUN" --timeout $((50 * HV_STRETCH)) "$@" "$GUESTS/shell" >"$TMP/raw" 2>"$TMP/err" ||
 		status=$?
 	tr -d '\r' <"$TMP/raw" >"$TMP/out"
 	[ "$status" = "$want" ] || { cat "$TMP/out" "$TMP/err"; echo "status $status, want $want"; exit 1; }
@@ -63,7 +63,7 @@ banners() {
 	for ((i = 0; i < 400 && $(banners) < 2; i++)); do sleep 0.1; done
 	sleep 0.2
 	printf '\rget a\rexit 9\r'
-} | { timeout 60 "$HVRUN" --timeout 50 "$GUESTS/shell" >"$TMP/raw" && status=0 || status=$?; echo "$status" >"$TMP/status"; }
+} | { timeout $((60 * HV_STRETCH)) "$HVRUN" --timeout $((50 * HV_STRETCH)) "$GUESTS/shell" >"$TMP/raw" && status=0 || status=$?; echo "$status" >"$TMP/status"; }
 tr -d '\r' <"$TMP/raw" >"$TMP/out"
 [ "$(cat "$TMP/status")" = 19 ] || { cat "$TMP/out"; echo "status $(cat "$TMP/status") after reboot, want 19"; exit 1; }
 has 'error: no key a'

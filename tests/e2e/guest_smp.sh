@@ -5,7 +5,7 @@ set -euo pipefail
 run() { # CPUS OPTIONS...
 	local cpus=$1 status=0
 	shift
-	timeout 100 "$HVRUN" --timeout 90 --cpus "$cpus" "$@" "$GUESTS/smp" </dev/null >"$TMP/out" || status=$?
+	timeout $((100 * HV_STRETCH)) "$HVRUN" --timeout $((90 * HV_STRETCH)) --cpus "$cpus" "$@" "$GUESTS/smp" </dev/null >"$TMP/out" || status=$?
 	tail -n 2 "$TMP/out"
 	grep -q "^smp: sum $((cpus * 1000)) as it must be\$" "$TMP/out"
 	[ "$status" = 33 ] || { echo "status $status with $cpus CPUs, want 33 (GUEST_OK)"; exit 1; }

@@ -4,7 +4,7 @@ set -euo pipefail
 
 for boot in pvh elf; do
 	status=0
-	timeout 60 "$HVRUN" --timeout 50 --boot "$boot" --append 'ticks=10' "$GUESTS/ticks" </dev/null >"$TMP/out" ||
+	timeout $((60 * HV_STRETCH)) "$HVRUN" --timeout $((50 * HV_STRETCH)) --boot "$boot" --append 'ticks=10' "$GUESTS/ticks" </dev/null >"$TMP/out" ||
 		status=$?
 	cat "$TMP/out"
 	grep -q '^PIT through the PIC: [1-9][0-9]* ticks$' "$TMP/out"

@@ -10,7 +10,7 @@ fail() {
 expect() {
 	local status=0 want=$1 pattern=$2
 	shift 2
-	timeout 30 "$HVCTL" "$@" >"$TMP/out" 2>&1 </dev/null || status=$?
+	timeout $((30 * HV_STRETCH)) "$HVCTL" "$@" >"$TMP/out" 2>&1 </dev/null || status=$?
 	[ $status -eq "$want" ] || { cat "$TMP/out"; fail "hvctl $*: status $status, not $want"; }
 	grep -qE -e "$pattern" "$TMP/out" || { cat "$TMP/out"; fail "hvctl $*: nothing like '$pattern'"; }
 }
@@ -26,7 +26,7 @@ expect 0 'use NAME' help use
 expect 0 'ADDR is a number' help x
 expect 2 "no command 'bogus'" help bogus
 
-timeout 100 "$HVRUN" --name one --cpus 2 --serial "file:$TMP/serial" --timeout 90 "$GUESTS/shell" </dev/null 2>"$TMP/err" &
+timeout $((100 * HV_STRETCH)) "$HVRUN" --name one --cpus 2 --serial "file:$TMP/serial" --timeout $((90 * HV_STRETCH)) "$GUESTS/shell" </dev/null 2>"$TMP/err" &
 vm=$!
 trap 'kill $vm 2>/dev/null; wait $vm 2>/dev/null || true' EXIT
 for _ in $(seq 1000); do
@@ -77,7 +77,7 @@ expect 0 '^VM|^the VM ends$' one stop
 wait $vm || fail "hvrun's status was $?"
 
 # A paused VM takes an NMI too; what its guest makes of it is the guest's affair.
-timeout 100 "$HVRUN" --name two --paused --serial none --timeout 90 "$GUESTS/shell" </dev/null 2>"$TMP/err" &
+timeout $((100 * HV_STRETCH)) "$HVRUN" --name two --paused --serial none --timeout $((90 * HV_STRETCH)) "$GUESTS/shell" </dev/null 2>"$TMP/err" &
 vm=$!
 for _ in $(seq 1000); do
 	[ -S "$XDG_RUNTIME_DIR/hvkit/two.sock" ] && break

@@ -6,11 +6,11 @@ import signal
 import subprocess
 import time
 
-from qmp_common import HVCTL, TMP, vm
+from qmp_common import HVCTL, LIMIT, TMP, vm
 
 
 def hvctl(*words, status=0):
-    done = subprocess.run([HVCTL, "files", *words], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    done = subprocess.run([HVCTL, "files", *words], capture_output=True, text=True, timeout=2 * LIMIT, stdin=subprocess.DEVNULL)
     assert done.returncode == status, f"hvctl {words}: status {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout + done.stderr
 

@@ -9,7 +9,7 @@ import subprocess
 import termios
 import time
 
-from qmp_common import HVCTL, TMP, vm
+from qmp_common import HVCTL, LIMIT, TMP, vm
 
 STATE = TMP / "state"
 STATE.mkdir()
@@ -27,7 +27,7 @@ class Terminal:
 
     def expect(self, pattern):
         """Waits until what came since the last match matches; forgets it."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + LIMIT
         while not (found := re.search(pattern, self.seen)):
             left = end - time.monotonic()
             assert left > 0, f"nothing like {pattern!r} in {self.seen!r}"
@@ -63,7 +63,7 @@ with vm("interactive") as process:
     # Someone else pauses the VM while a line is being typed: it is told above, and the line goes on.
     t.type("stat")
     t.expect("stat")
-    subprocess.run([HVCTL, "interactive", "pause"], check=True, stdout=subprocess.DEVNULL, timeout=30)
+    subprocess.run([HVCTL, "interactive", "pause"], check=True, stdout=subprocess.DEVNULL, timeout=LIMIT)
     t.expect(r"\[VM 'interactive': STOP\]")
     t.expect("interactive> stat")
     t.type("us\r")
@@ -95,7 +95,7 @@ with vm("interactive") as process:
     t.type("\r")
     t.expect("serial0")
     # The VM ends under us: one sentence, and the prompt without it.
-    subprocess.run([HVCTL, "interactive", "stop"], check=True, stdout=subprocess.DEVNULL, timeout=30)
+    subprocess.run([HVCTL, "interactive", "stop"], check=True, stdout=subprocess.DEVNULL, timeout=LIMIT)
     t.expect("SHUTDOWN, host-qmp-quit")
     t.expect("VM 'interactive' has ended")
     t.expect("hvctl> ")
@@ -104,13 +104,13 @@ with vm("interactive") as process:
 
 with vm("piped") as process:
     done = subprocess.run([HVCTL, "piped"], input="status\n\ninfo cpus\nbogus\nquit\nstop\n", text=True, capture_output=True,
-                          timeout=30)
+                          timeout=LIMIT)
     assert done.returncode == 2, done
     assert "piped: running" in done.stdout and "THREAD" in done.stdout and "bogus" in done.stderr
     # `wait` tells how a VM ends.
     waiting = subprocess.Popen([HVCTL, "piped", "wait"], stdout=subprocess.PIPE, text=True)
     time.sleep(0.3)
-    done = subprocess.run([HVCTL, "piped"], input="stop\n", text=True, capture_output=True, timeout=30)
+    done = subprocess.run([HVCTL, "piped"], input="stop\n", text=True, capture_output=True, timeout=LIMIT)
     assert done.returncode == 0, done
-    assert "SHUTDOWN" in waiting.communicate(timeout=30)[0] and waiting.returncode == 0
+    assert "SHUTDOWN" in waiting.communicate(timeout=LIMIT)[0] and waiting.returncode == 0
     assert process.wait(30) == 0

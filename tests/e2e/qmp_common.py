@@ -14,7 +14,8 @@ HVCTL = os.environ["HVCTL"]
 GUESTS = pathlib.Path(os.environ["GUESTS"])
 TMP = pathlib.Path(os.environ["TMP"])
 RUNTIME = pathlib.Path(os.environ["XDG_RUNTIME_DIR"]) / "hvkit"
-LIMIT = 30
+STRETCH = int(os.environ["HV_STRETCH"])
+LIMIT = 30 * STRETCH
 
 
 def skip(reason):
@@ -38,7 +39,7 @@ def vm(name, *options, guest="shell"):
     """hvrun with a guest; yields its process when its socket is there and its serial line has said something."""
     serial = TMP / f"{name}.serial"
     process = subprocess.Popen(
-        ["timeout", "100", HVRUN, "--name", name, "--serial", f"file:{serial}", "--timeout", "90", *options, GUESTS / guest],
+        ["timeout", str(100 * STRETCH), HVRUN, "--name", name, "--serial", f"file:{serial}", "--timeout", str(90 * STRETCH), *options, GUESTS / guest],
         stdin=subprocess.DEVNULL, stderr=open(TMP / f"{name}.stderr", "w"))
     process.serial = serial
     try:

@@ -6,7 +6,7 @@ QEMU's own description of itself (query-qmp-schema) then tells whether our comma
 import json
 import subprocess
 
-from qmp_common import Connection, need, vm
+from qmp_common import STRETCH, Connection, need, vm
 
 QEMU = need("qemu-system-x86_64")
 
@@ -63,7 +63,7 @@ def plain(answer):
 
 def run_qemu():
     process = subprocess.Popen(
-        ["timeout", "60", QEMU, "-M", "pc", "-accel", "tcg", "-m", "16", "-S", "-display", "none", "-nodefaults", "-name",
+        ["timeout", str(60 * STRETCH), QEMU, "-M", "pc", "-accel", "tcg", "-m", "16", "-S", "-display", "none", "-nodefaults", "-name",
          "peer", "-qmp", "stdio"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
     def ask(request):

@@ -48,7 +48,7 @@ plain() {
 		s/"(micro|minor|major|seconds|microseconds)":[0-9]+/"\1":N/g; s/hvkit [0-9.]+"/hvkit N.N.N"/'
 }
 
-timeout 60 "$HVRUN" --name transcript --serial none --timeout 50 "$GUESTS/shell" </dev/null &
+timeout $((60 * HV_STRETCH)) "$HVRUN" --name transcript --serial none --timeout $((50 * HV_STRETCH)) "$GUESTS/shell" </dev/null &
 vm=$!
 trap 'kill $vm 2>/dev/null; wait $vm 2>/dev/null || true' EXIT
 for _ in $(seq 500); do
@@ -56,13 +56,13 @@ for _ in $(seq 500); do
 	sleep 0.02
 done
 
-session | timeout 20 nc -U -N "$sock" | plain >"$TMP/nc.txt"
+session | timeout $((20 * HV_STRETCH)) nc -U -N "$sock" | plain >"$TMP/nc.txt"
 diff -u <(expected) "$TMP/nc.txt"
-session | timeout 20 socat -t 10 - "UNIX-CONNECT:$sock" | plain >"$TMP/socat.txt"
+session | timeout $((20 * HV_STRETCH)) socat -t 10 - "UNIX-CONNECT:$sock" | plain >"$TMP/socat.txt"
 diff -u <(expected) "$TMP/socat.txt"
 
 # The goodbye: the answer and the event, in whatever order, then the end of the connection and of hvrun.
-printf '{"execute":"qmp_capabilities"}{"execute":"quit"}' | timeout 20 nc -U -N "$sock" >"$TMP/quit.txt"
+printf '{"execute":"qmp_capabilities"}{"execute":"quit"}' | timeout $((20 * HV_STRETCH)) nc -U -N "$sock" >"$TMP/quit.txt"
 grep -q '"event":"SHUTDOWN","data":{"guest":false,"reason":"host-qmp-quit"}' "$TMP/quit.txt"
 [ "$(grep -c '^{"return":{}}' "$TMP/quit.txt")" -eq 2 ]
 trap - EXIT

@@ -12,7 +12,7 @@ done = hvrun("--timeout", "0.2", spin)
 check(done.returncode == 124 and done.out == "up\n" and "--timeout" in done.err, "--timeout", done.err)
 done = hvrun("--timeout", "0.2", "--paused", spin)
 check(done.returncode == 124 and done.out == "", "--paused: nothing runs, the time does", done.out)
-done = hvrun("--timeout", "50", out5)
+done = hvrun("--timeout", 50 * STRETCH, out5)
 check(done.returncode == 1, "a limit that isn't reached changes nothing")
 
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

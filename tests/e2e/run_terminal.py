@@ -28,7 +28,7 @@ class Terminal:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
             os.dup2(self.slave, 1)
             os.dup2(self.slave, 2)
-            os.execv(HVRUN, [HVRUN, "--timeout", "50", *args])
+            os.execv(HVRUN, [HVRUN, "--timeout", str(50 * STRETCH), *args])
 
     def key(self, text):
         os.write(self.master, text.encode())
