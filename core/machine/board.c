@@ -145,6 +145,8 @@ int hv_board_create(struct hv_machine *m, struct hv_error *err)
 		rc = hv_vm_create(&m->vm, &m->kvm, err);
 	if (rc)
 		return rc;
+	/* Memory before the controllers: KVM_SET_USER_MEMORY_REGION waits for readers of KVM's buses, and just after a
+	 * controller was registered there that takes 4 to 10 ms. */
 	hv_memory_init(&m->memory, &m->vm);
 	rc = hv_memory_add_ram(&m->memory, m->config.mem, err);
 	if (rc)

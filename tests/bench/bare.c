@@ -57,13 +57,14 @@ int main(int argc, char **argv)
 	MUST(vm = ioctl(kvm, KVM_CREATE_VM, 0), "/dev/kvm");
 	MUST(run_size = ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), "KVM_GET_VCPU_MMAP_SIZE");
 	MUST(ioctl(vm, KVM_SET_TSS_ADDR, 0xfffbd000ul), "KVM_SET_TSS_ADDR");
+	/* Before the controllers: behind their registrations on KVM's buses it would wait for milliseconds (SRCU). */
+	MUST(ioctl(vm, KVM_SET_USER_MEMORY_REGION, &slot), "KVM_SET_USER_MEMORY_REGION");
 	if (*argv[1] == 'f') {
 		MUST(ioctl(vm, KVM_CREATE_IRQCHIP, 0), "KVM_CREATE_IRQCHIP");
 		MUST(ioctl(vm, KVM_CREATE_PIT2, &pit), "KVM_CREATE_PIT2");
 	} else if (*argv[1] == 's') {
 		MUST(ioctl(vm, KVM_ENABLE_CAP, &split), "KVM_CAP_SPLIT_IRQCHIP");
 	}
-	MUST(ioctl(vm, KVM_SET_USER_MEMORY_REGION, &slot), "KVM_SET_USER_MEMORY_REGION");
 	MUST(read(image, ram + 0x1000, 0x10000), argv[3]);
 	for (int i = 0; i < atoi(argv[2]);
 	     i++) /* all of them first: a SIPI to a CPU that isn't there is lost */
