@@ -65,8 +65,11 @@ int hv_vcpu_get_state(const struct hv_vcpu *vcpu, struct hv_vcpu_state *state, s
 		return hv_fail_errno(err, "vCPU %u: its debug registers cannot be read", vcpu->index);
 	if (ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &state->events) < 0)
 		return hv_fail_errno(err, "vCPU %u: its pending events cannot be read", vcpu->index);
-	/* These three depend on the CPU model and on the irqchip; ENXIO, EINVAL: there is none. */
-	state->has_xcrs = ioctl(vcpu->fd, KVM_GET_XCRS, &state->xcrs) == 0;
+	/*
+	 * These three depend on the CPU model and on the irqchip; ENXIO, EINVAL: there is none. On a host without XSAVE
+	 * KVM reads no XCR, without an error, and then refuses to set none.
+	 */
+	state->has_xcrs = ioctl(vcpu->fd, KVM_GET_XCRS, &state->xcrs) == 0 && state->xcrs.nr_xcrs > 0;
 	state->has_lapic = ioctl(vcpu->fd, KVM_GET_LAPIC, &state->lapic) == 0;
 	state->has_mp_state = ioctl(vcpu->fd, KVM_GET_MP_STATE, &state->mp_state) == 0;
 	for (unsigned i = 0; i < HV_ARRAY_SIZE(msr_list); i++) {

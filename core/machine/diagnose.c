@@ -18,6 +18,8 @@
 #define EFER_LME (1ull << 8)
 #define EFER_LMA (1ull << 10)
 
+#define SVM_INVALID 0xffffffffu /* VMEXIT_INVALID (APM vol. 2, appendix C), of which KVM keeps 32 bits */
+
 struct text {
 	char *at;
 	size_t left;
@@ -132,8 +134,18 @@ static void add_hints(struct text *t, const struct kvm_run *run, const struct kv
 	if (run->exit_reason == KVM_EXIT_SHUTDOWN && s->idt.limit == 0)
 		add(t, "  hint: the IDT is empty, so the first exception of any kind ends like this\n");
 	if (run->exit_reason == KVM_EXIT_FAIL_ENTRY && run->fail_entry.hardware_entry_failure_reason == 0x80000021)
-		add(t, "  hint: 'invalid guest state' (SDM 3C, 27.3.1): most often TR is unusable, a segment's type or "
+		add(t, "  hint: VT-x says 'invalid guest state' (SDM 3C, 27.3.1): most often TR is unusable, a segment's type or "
 		       "limit contradicts its G bit, RFLAGS bit 1 is clear, or CS.L meets D/B\n");
+	if (run->exit_reason == KVM_EXIT_FAIL_ENTRY && (uint32_t)run->fail_entry.hardware_entry_failure_reason == SVM_INVALID)
+		add(t, "  hint: AMD-V says 'invalid' (APM vol. 2, 15.5.1): most often reserved bits in CR0, CR4 or EFER, "
+		       "paging without PE or PAE in long mode, or CS.L meets D/B\n");
+	/* The registers of a CPU after INIT (SDM vol. 3A, table 10-1). */
+	if (run->exit_reason == KVM_EXIT_SHUTDOWN && r->rip == 0xfff0 && s->cs.selector == 0xf000)
+		add(t, "  hint: those are the registers of a CPU after INIT: AMD-V forgets at a triple fault what they were; "
+		       "the last exits tell how far the guest came\n");
+	if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR && run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION)
+		add(t, "  hint: KVM emulates the instructions that touch memory where no RAM is; it knows moves and "
+		       "arithmetic there, but not the FPU, SSE or AVX\n");
 	if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR &&
 	    run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION && (s->cs.dpl == 0))
 		add(t, "  hint: where KVM has no VT-x or AMD-V (hvrun --doctor tells), kernel code is emulated, and "

@@ -4,6 +4,7 @@
  */
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -276,6 +277,88 @@ Test(machine, a_triple_fault_tells_registers_and_last_exits)
 	cr_assert(strstr(vm.end.text, "triple fault"), "%s", vm.end.text);
 	cr_assert(strstr(vm.end.text, "rip"), "%s", vm.end.text);
 	cr_assert(strstr(vm.end.text, "0x80"), "%s", vm.end.text);
+	unmake(&vm);
+}
+
+/* What the processor must refuse, on the vCPU before its start; a software back end may take it. */
+static int long_mode_with_l_and_db(struct hv_vcpu *vcpu, void *ctx, struct hv_error *err)
+{
+	struct kvm_sregs s;
+
+	(void)ctx;
+	if (hv_vcpu_get_sregs(vcpu, &s, err))
+		return -EIO;
+	s.cr0 |= 0x80000001; /* PG, PE */
+	s.cr3 = 0x20000;
+	s.cr4 |= 0x20;   /* PAE */
+	s.efer |= 0x500; /* LME, LMA */
+	s.cs = (struct kvm_segment){.limit = 0xffffffff, .selector = 8, .type = 11, .present = 1, .s = 1, .g = 1, .l = 1, .db = 1};
+	s.tr.type = 11;
+	return hv_vcpu_set_sregs(vcpu, &s, err);
+}
+
+static int unusable_tr(struct hv_vcpu *vcpu, void *ctx, struct hv_error *err)
+{
+	struct kvm_sregs s;
+
+	(void)ctx;
+	if (hv_vcpu_get_sregs(vcpu, &s, err))
+		return -EIO;
+	s.tr.unusable = 1;
+	s.tr.present = 0;
+	return hv_vcpu_set_sregs(vcpu, &s, err);
+}
+
+static void expect_refusal(hv_vcpu_fn *spoil, bool refused_here, const char *word)
+{
+	struct hv_error err = {0};
+	struct vm vm;
+
+	make(&vm, halt, sizeof(halt), NULL, NULL);
+	cr_assert_eq(hv_machine_call(vm.m, 0, spoil, NULL, &err), 0, "%s", err.text);
+	start(&vm, false);
+	finish(&vm);
+	cr_expect(!refused_here || exits(&vm, KVM_EXIT_FAIL_ENTRY) == 1, "%s", vm.end.text);
+	if (exits(&vm, KVM_EXIT_FAIL_ENTRY) > 0) {
+		cr_expect_eq(vm.end.reason, HV_END_ERROR);
+		cr_expect(strstr(vm.end.text, "refuses to enter the guest (hardware reason"), "%s", vm.end.text);
+		cr_expect(strstr(vm.end.text, word), "%s", vm.end.text);
+	}
+	unmake(&vm);
+}
+
+static bool module_loaded(const char *name)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/sys/module/%s", name);
+	return access(path, F_OK) == 0;
+}
+
+Test(machine, a_code_segment_that_no_processor_takes_is_told)
+{
+	expect_refusal(long_mode_with_l_and_db, module_loaded("kvm_intel") || module_loaded("kvm_amd"),
+		       "CS has L and D/B both set");
+}
+
+Test(machine, a_task_register_that_vt_x_refuses_is_told)
+{
+	expect_refusal(unusable_tr, module_loaded("kvm_intel"), "TR is unusable");
+}
+
+Test(machine, an_instruction_that_the_kernel_cannot_emulate_is_told)
+{
+	/* out 0x80,al; mov ax,0xffff; mov ds,ax; fld dword [0x20]: at 0x100010, where this VM's RAM has ended */
+	static const uint8_t code[] = {0xe6, 0x80, 0xb8, 0xff, 0xff, 0x8e, 0xd8, 0xd9, 0x06, 0x20, 0x00, 0xf4};
+	struct vm vm;
+
+	make(&vm, code, sizeof(code), NULL, NULL);
+	start(&vm, false);
+	finish(&vm);
+	cr_assert_eq(vm.end.reason, HV_END_ERROR, "%s", vm.end.text);
+	cr_assert(strstr(vm.end.text, "emulation failure"), "%s", vm.end.text);
+	cr_assert(strstr(vm.end.text, "fld"), "%s", vm.end.text);
+	cr_assert(strstr(vm.end.text, "where no RAM is"), "%s", vm.end.text);
 	unmake(&vm);
 }
 
