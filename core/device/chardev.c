@@ -67,6 +67,12 @@ void hv_chardev_set_filter(struct hv_chardev *c, hv_chardev_filter_fn *filter, v
 	c->filter_ctx = ctx;
 }
 
+void hv_chardev_set_wanted(struct hv_chardev *c, hv_chardev_wanted_fn *wanted, void *ctx)
+{
+	c->wanted = wanted;
+	c->wanted_ctx = ctx;
+}
+
 int hv_chardev_start(struct hv_chardev *c, struct hv_error *err)
 {
 	int rc = 0;
@@ -132,12 +138,12 @@ static void drain(struct hv_chardev *c)
 	size_t before = c->out_used;
 
 	while (c->out_used > 0 && c->out_fd >= 0) {
-		size_t run = CHARDEV_OUT - c->out_at;
+		size_t run = CHARDEV_RING - c->out_at;
 		size_t n;
 
 		run = run < c->out_used ? run : c->out_used;
 		n = c->broken ? run : push(c, c->out + c->out_at, run);
-		c->out_at = (c->out_at + n) % CHARDEV_OUT;
+		c->out_at = (c->out_at + n) % CHARDEV_RING;
 		c->out_used -= n;
 		if (n < run)
 			break;
@@ -148,15 +154,15 @@ static void drain(struct hv_chardev *c)
 		pthread_cond_broadcast(&c->room);
 }
 
-/* Into the ring, as much as fits. */
-static size_t keep(struct hv_chardev *c, const uint8_t *data, size_t count)
+/* Into the ring, as much as fits below the limit. */
+static size_t keep(struct hv_chardev *c, const uint8_t *data, size_t count, size_t limit)
 {
-	size_t end = (c->out_at + c->out_used) % CHARDEV_OUT;
+	size_t end = (c->out_at + c->out_used) % CHARDEV_RING;
+	size_t room = limit > c->out_used ? limit - c->out_used : 0;
 	size_t first;
 
-	if (count > CHARDEV_OUT - c->out_used)
-		count = CHARDEV_OUT - c->out_used;
-	first = count < CHARDEV_OUT - end ? count : CHARDEV_OUT - end;
+	count = count < room ? count : room;
+	first = count < CHARDEV_RING - end ? count : CHARDEV_RING - end;
 	memcpy(c->out + end, data, first);
 	memcpy(c->out, data + first, count - first);
 	c->out_used += count;
@@ -166,9 +172,14 @@ static size_t keep(struct hv_chardev *c, const uint8_t *data, size_t count)
 static void forget_oldest(struct hv_chardev *c, size_t count)
 {
 	count = count < c->out_used ? count : c->out_used;
-	c->out_at = (c->out_at + count) % CHARDEV_OUT;
+	c->out_at = (c->out_at + count) % CHARDEV_RING;
 	c->out_used -= count;
 	c->dropped += count;
+}
+
+static bool is_wanted(const struct hv_chardev *c)
+{
+	return c->wanted && c->wanted(c->wanted_ctx);
 }
 
 void hv_chardev_write(struct hv_chardev *c, const void *data, size_t count)
@@ -189,11 +200,13 @@ void hv_chardev_write(struct hv_chardev *c, const void *data, size_t count)
 			if (count == 0)
 				break;
 		}
-		if (!c->out && !(c->out = malloc(CHARDEV_OUT)))
+		if (!c->out && !(c->out = malloc(CHARDEV_RING)))
 			break;
 		if (lossy && count > CHARDEV_OUT - c->out_used)
 			forget_oldest(c, count - (CHARDEV_OUT - c->out_used));
-		n = keep(c, p, count);
+		n = keep(c, p, count, CHARDEV_OUT);
+		if (n < count && !lossy && is_wanted(c))
+			n += keep(c, p + n, count - n, CHARDEV_RING);
 		p += n;
 		count -= n;
 		if (make_thread(c) == 0)
@@ -420,12 +433,18 @@ size_t hv_chardev_inject(struct hv_chardev *c, const void *data, size_t count)
 	return taken;
 }
 
-void hv_chardev_stop(struct hv_chardev *c)
+void hv_chardev_nudge(struct hv_chardev *c)
 {
-	atomic_store(&c->stopping, true);
+	/* With the lock: who has just asked wanted and not yet begun to wait would sleep through it. */
 	pthread_mutex_lock(&c->lock);
 	pthread_cond_broadcast(&c->room);
 	pthread_mutex_unlock(&c->lock);
+}
+
+void hv_chardev_stop(struct hv_chardev *c)
+{
+	atomic_store(&c->stopping, true);
+	hv_chardev_nudge(c);
 }
 
 /* What is still in the ring, for a second at most; a pty that nobody reads isn't waited for. */
@@ -455,5 +474,8 @@ void hv_chardev_finish(struct hv_chardev *c)
 		pthread_join(c->thread, NULL);
 	pthread_mutex_lock(&c->lock);
 	flush(c);
+	if (c->out_used > 0 && c->out_fd >= 0 && c->config.kind != HV_CHARDEV_PTY && !c->gone)
+		hv_log(c->log, HV_LOG_WARN, "serial line: its last %zu bytes are lost, as nobody reads them",
+		       c->out_used);
 	pthread_mutex_unlock(&c->lock);
 }

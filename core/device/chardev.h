@@ -1,10 +1,11 @@
 /*
- * The host's side of a serial line: where bytes go and come from. Owned by the tool or the machine; a device talks
- * to it through these functions only. One thread of its own waits for input, output room and clients.
+ * The host's side of a serial line: where bytes go and come from. Owned by the tool or the machine; a device
+ * talks to it through these functions only. One thread of its own waits for input, output room and clients.
  */
 #ifndef HV_DEVICE_CHARDEV_H
 #define HV_DEVICE_CHARDEV_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -16,8 +17,8 @@ enum hv_chardev_kind {
 	HV_CHARDEV_STDIO, /* descriptors 0 and 1; a closed or ended stdin just means no input */
 	HV_CHARDEV_PTY,   /* a new pseudo-terminal; output is dropped oldest first while nobody reads */
 	HV_CHARDEV_FILE,  /* output to a file, created or truncated; no input */
-	HV_CHARDEV_UNIX,  /* listens on a Unix socket: output before the first client is kept in a bounded buffer,
-			     the next client is taken when one leaves */
+	HV_CHARDEV_UNIX,  /* listens on a Unix socket: output before the first client is kept in a bounded
+			     buffer,  the next client is taken when one leaves */
 };
 
 #define HV_CHARDEV_PATH_MAX 4096 /* with the zero; a socket's must also fit struct sockaddr_un */
@@ -30,16 +31,23 @@ struct hv_chardev_config {
 struct hv_chardev;
 
 /*
- * Input for the guest, called on the chardev's thread with bytes that came; returns how many were taken. When it is
- * fewer than count the rest is kept, and offered again after hv_chardev_input_ready.
+ * Input for the guest, called on the chardev's thread with bytes that came; returns how many were taken. When
+ * it is fewer than count the rest is kept, and offered again after hv_chardev_input_ready.
  */
 typedef size_t hv_chardev_input_fn(void *ctx, const uint8_t *data, size_t count);
 
 /*
- * A filter between a person's keyboard and the guest (escape keys, the console). Called on the chardev's thread
- * with what was typed; writes at most count bytes that are for the guest to out and returns how many.
+ * A filter between a person's keyboard and the guest (escape keys, the console). Called on the chardev's
+ * thread with what was typed; writes at most count bytes that are for the guest to out and returns how many.
  */
 typedef size_t hv_chardev_filter_fn(void *ctx, const uint8_t *in, size_t count, uint8_t *out);
+
+/*
+ * Whether the calling thread, which is about to wait in hv_chardev_write, is wanted elsewhere (a vCPU that
+ * shall park). Its bytes then go into a reserve behind the buffer, and it doesn't wait. Called with the
+ * chardev's lock held: it must not call the chardev.
+ */
+typedef bool hv_chardev_wanted_fn(void *ctx);
 
 HV_API_BEGIN
 /* "stdio", "none", "pty", "file:PATH", "unix:PATH". */
@@ -51,21 +59,25 @@ int hv_chardev_open(const struct hv_chardev_config *config, const struct hv_log 
 /* Sets who gets the input. Before start. ctx is used until hv_chardev_close has returned. */
 void hv_chardev_connect(struct hv_chardev *c, hv_chardev_input_fn *input, void *ctx);
 void hv_chardev_set_filter(struct hv_chardev *c, hv_chardev_filter_fn *filter, void *ctx); /* before start */
+void hv_chardev_set_wanted(struct hv_chardev *c, hv_chardev_wanted_fn *wanted, void *ctx); /* before start */
 int hv_chardev_start(struct hv_chardev *c, struct hv_error *err);
 
 /*
- * Output, from any thread. Goes straight to the descriptor while that takes it, else into a bounded buffer. stdio
- * and file: when the buffer is full this waits for room, but not after hv_chardev_stop. pty and unix: the oldest
- * bytes are dropped and counted. A broken descriptor swallows output, and the log says so once; for that the process
- * ignores SIGPIPE.
+ * Output, from any thread. Goes straight to the descriptor while that takes it, else into a bounded buffer.
+ * stdio and file: when the buffer is full this waits for room, but not after hv_chardev_stop, nor when wanted
+ * says so. pty and unix: the oldest bytes are dropped and counted. A broken descriptor swallows output, and
+ * the log says so once; for that the process ignores SIGPIPE.
  */
 void hv_chardev_write(struct hv_chardev *c, const void *data, size_t count);
+
+/* wanted may have changed: those who wait in hv_chardev_write ask it again. Any thread, never blocks. */
+void hv_chardev_nudge(struct hv_chardev *c);
 
 /* The guest has room for input again. Any thread, never blocks. */
 void hv_chardev_input_ready(struct hv_chardev *c);
 
-/* Input as if it had been typed (hvctl send), without the filter. Waits at most a second for room; returns how many
- * bytes were taken. Any thread but the chardev's own. */
+/* Input as if it had been typed (hvctl send), without the filter. Waits at most a second for room; returns
+ * how many bytes were taken. Any thread but the chardev's own. */
 size_t hv_chardev_inject(struct hv_chardev *c, const void *data, size_t count);
 
 /* For a person: "pty /dev/pts/3", "unix /run/x.sock (1 client)". */
@@ -73,7 +85,8 @@ void hv_chardev_describe(struct hv_chardev *c, char *buf, size_t size);
 
 /* Wakes whoever waits in hv_chardev_write; output is still taken as far as it doesn't wait. Any thread. */
 void hv_chardev_stop(struct hv_chardev *c);
-/* Stops, flushes what can be flushed within a second, joins the thread, closes, removes the socket. May be NULL. */
+/* Stops, flushes what can be flushed within a second, joins the thread, closes, removes the socket. May be
+ * NULL. */
 void hv_chardev_close(struct hv_chardev *c);
 HV_API_END
 

@@ -13,7 +13,10 @@
 #include "device/chardev.h"
 
 #define CHARDEV_OUT 65536u /* bytes of output kept while the other side doesn't take them */
-#define CHARDEV_IN  4096u  /* bytes of input kept while the guest doesn't take them */
+#define CHARDEV_RESERVE                                                                                      \
+	65536u /* ... and of a vCPU that is wanted elsewhere and may not wait: an exit's worth each */
+#define CHARDEV_RING (CHARDEV_OUT + CHARDEV_RESERVE)
+#define CHARDEV_IN   4096u /* bytes of input kept while the guest doesn't take them */
 
 /* How output gets to out_fd without ever waiting. */
 enum chardev_push {
@@ -49,10 +52,12 @@ struct hv_chardev {
 	void *input_ctx;
 	hv_chardev_filter_fn *filter;
 	void *filter_ctx;
+	hv_chardev_wanted_fn *wanted;
+	void *wanted_ctx;
 
 	pthread_mutex_t lock; /* of everything below, and of out_fd */
 	pthread_cond_t room;  /* room in out, or the injection went on */
-	uint8_t *out;         /* a ring of CHARDEV_OUT bytes, made when first needed */
+	uint8_t *out;         /* a ring of CHARDEV_RING bytes, made when first needed */
 	size_t out_at, out_used;
 	uint64_t dropped;
 	bool broken; /* output has failed for good; it is swallowed */

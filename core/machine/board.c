@@ -1,6 +1,6 @@
 /*
- * The board: which devices a VM has and where they answer, its memory, its vCPUs, and the image in them. The only
- * file that knows all devices. The layout is a PC's, as far as small guests look for it.
+ * The board: which devices a VM has and where they answer, its memory, its vCPUs, and the image in them. The
+ * only file that knows all devices. The layout is a PC's, as far as small guests look for it.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +11,8 @@
 #include "base/parse.h"
 #include "machine/internal.h"
 
-/* --- interrupts: from a device's line to the guest --------------------------------------------------------------- */
+/* --- interrupts: from a device's line to the guest
+ * --------------------------------------------------------------- */
 
 static void irq_to_kernel(void *ctx, unsigned gsi, bool level)
 {
@@ -28,8 +29,8 @@ static void ioapic_send(void *ctx, uint64_t address, uint32_t data)
 }
 
 /*
- * Called with the IOAPIC's lock held, so the table needs none of its own. A pin that is masked keeps its route: the EOI of
- * its last interrupt may still be due.
+ * Called with the IOAPIC's lock held, so the table needs none of its own. A pin that is masked keeps its
+ * route: the EOI of its last interrupt may still be due.
  */
 static void ioapic_route(void *ctx, unsigned pin, uint64_t address, uint32_t data, bool masked)
 {
@@ -57,7 +58,8 @@ static struct hv_irq_line irq_line(struct hv_machine *m, unsigned gsi)
 	return line;
 }
 
-/* --- devices ----------------------------------------------------------------------------------------------------- */
+/* --- devices
+ * ----------------------------------------------------------------------------------------------------- */
 
 /* Takes the device that `rc` tells was made, and puts it on a bus. */
 static int place(struct hv_machine *m, int rc, struct hv_device **dev, struct hv_bus *bus, uint64_t base,
@@ -85,8 +87,10 @@ static int create_devices(struct hv_machine *m, struct hv_error *err)
 		m->ioapic = m->devices[0];
 	}
 	rc = place(m, hv_serial_create(m->chardev, irq_line(m, 4), &dev, err), &dev, &m->pio, 0x3f8, 8, err);
-	if (!rc && m->chardev)
+	if (!rc && m->chardev) {
 		hv_chardev_connect(m->chardev, hv_serial_input, dev);
+		hv_chardev_set_wanted(m->chardev, hv_smp_wanted, m);
+	}
 	if (!rc)
 		rc = place(m, hv_debugcon_create(m->chardev, &dev, err), &dev, &m->pio, 0xe9, 1, err);
 	if (!rc)
@@ -96,8 +100,8 @@ static int create_devices(struct hv_machine *m, struct hv_error *err)
 	if (!rc)
 		rc = place(m, hv_rtc_create(m->config.mem, &dev, err), &dev, &m->pio, 0x70, 2, err);
 	if (!rc)
-		rc = place(m, hv_fwcfg_create(m->cpu_count, m->config.mem, NULL, 0, &dev, err), &dev, &m->pio, 0x510, 2,
-			   err);
+		rc = place(m, hv_fwcfg_create(m->cpu_count, m->config.mem, NULL, 0, &dev, err), &dev, &m->pio,
+			   0x510, 2, err);
 	if (!rc)
 		rc = place(m, hv_i8042_create(power, &dev, err), &dev, &m->pio, 0x60, 1, err);
 	if (!rc)
@@ -107,7 +111,8 @@ static int create_devices(struct hv_machine *m, struct hv_error *err)
 	return rc;
 }
 
-/* --- the machine ------------------------------------------------------------------------------------------------- */
+/* --- the machine
+ * ------------------------------------------------------------------------------------------------- */
 
 static int create_cpus(struct hv_machine *m, struct hv_error *err)
 {
@@ -128,7 +133,8 @@ static int create_cpus(struct hv_machine *m, struct hv_error *err)
 	if (!rc)
 		rc = hv_board_cpuid(m, err);
 	for (unsigned i = 0; i < m->cpu_count && !rc; i++)
-		rc = hv_cpuid_apply(&m->kvm, &m->cpus[i].vcpu, &m->config.cpu, m->cpu_count, m->query.leaves, err);
+		rc = hv_cpuid_apply(&m->kvm, &m->cpus[i].vcpu, &m->config.cpu, m->cpu_count, m->query.leaves,
+				    err);
 	return rc;
 }
 
@@ -139,8 +145,10 @@ int hv_board_create(struct hv_machine *m, struct hv_error *err)
 
 	rc = hv_board_probe(m, err);
 	if (!rc && m->irqchip == HV_IRQCHIP_NONE && m->cpu_count > 1)
-		rc = hv_fail_usage(err, "%u CPUs need interrupt controllers to start each other; give --irqchip split or full",
-				   m->cpu_count);
+		rc = hv_fail_usage(
+		    err,
+		    "%u CPUs need interrupt controllers to start each other; give --irqchip split or full",
+		    m->cpu_count);
 	if (!rc)
 		rc = hv_vm_create(&m->vm, &m->kvm, err);
 	if (rc)
@@ -164,10 +172,10 @@ int hv_board_boot(struct hv_machine *m, struct hv_error *err)
 {
 	const struct hv_config *c = &m->config;
 	struct hv_boot_request request = {
-		.kind = c->boot,
-		.path = c->image,
-		.load_addr = c->load_addr,
-		.cmdline = c->append ? c->append : "",
+	    .kind = c->boot,
+	    .path = c->image,
+	    .load_addr = c->load_addr,
+	    .cmdline = c->append ? c->append : "",
 	};
 	struct hv_module modules[HV_MODULES_MAX] = {0};
 	void *image = NULL, *data[HV_MODULES_MAX] = {0};
@@ -180,7 +188,8 @@ int hv_board_boot(struct hv_machine *m, struct hv_error *err)
 		unsigned i = request.module_count;
 		size_t path = strcspn(c->initrd[i], " ");
 
-		rc = hv_load_fd(m->initrd_fds[i], c->initrd[i], HV_IMAGE_MAX, &data[i], &modules[i].size, err);
+		rc =
+		    hv_load_fd(m->initrd_fds[i], c->initrd[i], HV_IMAGE_MAX, &data[i], &modules[i].size, err);
 		modules[i].data = data[i];
 		modules[i].name = c->initrd[i][path] ? c->initrd[i] + path + 1 : "";
 	}
@@ -195,8 +204,8 @@ int hv_board_boot(struct hv_machine *m, struct hv_error *err)
 }
 
 /*
- * KVM has no "reset": a vCPU and the kernel's interrupt controllers get the state of fresh ones, which a spare VM of
- * the same kind has. It is made only now, so that no start pays for it.
+ * KVM has no "reset": a vCPU and the kernel's interrupt controllers get the state of fresh ones, which a
+ * spare VM of the same kind has. It is made only now, so that no start pays for it.
  */
 static int reset_kvm_state(struct hv_machine *m, struct hv_error *err)
 {

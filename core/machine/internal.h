@@ -40,6 +40,7 @@ struct hv_cpu {
 	pthread_t thread;
 	_Atomic int tid;      /* 0 when it has none */
 	_Atomic bool kicked;  /* look at the machine before the next KVM_RUN */
+	bool settling;        /* the thread's own: it parks as soon as its last exit is complete */
 	bool unfinished;      /* the last exit completes only at the next KVM_RUN (KVM API 5, KVM_EXIT_IO) */
 	struct hv_recorder recorder;
 	struct hv_exit_record *record; /* of the exit being handled */
@@ -165,6 +166,7 @@ void hv_exit_handle(struct hv_cpu *cpu);
 /* smp.c: the vCPU threads. */
 int hv_smp_start(struct hv_machine *m, struct hv_error *err);
 void hv_smp_kick(struct hv_machine *m, uint64_t cpus);    /* lock held or not */
+bool hv_smp_wanted(void *machine);                      /* the calling vCPU thread shall park: hv_chardev_wanted_fn */
 bool hv_smp_join(struct hv_machine *m, uint64_t limit_ns); /* all threads gone by then */
 
 /* stop.c and machine.c: state changes, from any thread, a vCPU's own too. */

@@ -1,13 +1,16 @@
 /*
- * vCPU threads: one each, running KVM_RUN and handling exits until the machine ends; and how they are stopped.
+ * vCPU threads: one each, running KVM_RUN and handling exits until the machine ends; and how they are
+ * stopped.
  *
- * Stopping is the hard part. A vCPU may be inside the guest, about to enter it, or far from it; "set a flag and send
- * a signal" loses the kick when the signal comes just before KVM_RUN. So the kicker sets kicked, then immediate_exit
- * in the shared kvm_run area, then sends the signal; the vCPU clears immediate_exit first and looks at kicked after.
- * Whatever the order in which these meet, either the vCPU sees kicked or KVM_RUN returns at once.
+ * Stopping is the hard part. A vCPU may be inside the guest, about to enter it, or far from it; "set a flag
+ * and send a signal" loses the kick when the signal comes just before KVM_RUN. So the kicker sets kicked,
+ * then immediate_exit in the shared kvm_run area, then sends the signal; the vCPU clears immediate_exit first
+ * and looks at kicked after. Whatever the order in which these meet, either the vCPU sees kicked or KVM_RUN
+ * returns at once.
  *
  * INIT and SIPI are the in-kernel APIC's work: an AP's KVM_RUN just blocks until its BSP starts it.
- * It calls kvm/, exit.c and machine.c. Rules: KVM API 5 (immediate_exit), 4.38 (KVM_GET_MP_STATE), SDM vol. 3A, 9.4.
+ * It calls kvm/, exit.c and machine.c. Rules: KVM API 5 (immediate_exit), 4.38 (KVM_GET_MP_STATE), SDM vol.
+ * 3A, 9.4.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -56,14 +59,29 @@ void hv_smp_kick(struct hv_machine *m, uint64_t cpus)
 		/* hv:end */
 	}
 	pthread_cond_broadcast(&m->changed);
+	if (m->chardev)
+		hv_chardev_nudge(m->chardev); /* a vCPU may wait there for the serial line's reader */
+}
+
+bool hv_smp_wanted(void *machine)
+{
+	struct hv_machine *m = machine;
+	int self = (int)syscall(SYS_gettid);
+
+	for (unsigned i = 0; i < m->cpu_count; i++)
+		if (atomic_load(&m->cpus[i].tid) == self)
+			return m->cpus[i].settling || atomic_load(&m->cpus[i].kicked);
+	return false;
 }
 
 /*
- * Finishes what the last exit left open: what `in` reads reaches its register, and RIP its next instruction, only at
- * the next KVM_RUN. With immediate_exit that one does no more than this; a rep that goes on may exit again.
+ * Finishes what the last exit left open: what `in` reads reaches its register, and RIP its next instruction,
+ * only at the next KVM_RUN. With immediate_exit that one does no more than this; a rep that goes on may exit
+ * again.
  */
 static void settle(struct hv_cpu *cpu)
 {
+	cpu->settling = true;
 	while (cpu->unfinished && !atomic_load(&cpu->machine->ending)) {
 		int rc;
 
@@ -75,6 +93,7 @@ static void settle(struct hv_cpu *cpu)
 			hv_exit_handle(cpu);
 		}
 	}
+	cpu->settling = false;
 	set_immediate_exit(cpu, 0);
 }
 
@@ -200,7 +219,8 @@ int hv_smp_start(struct hv_machine *m, struct hv_error *err)
 	int rc = 0;
 
 	pthread_once(&once, install_handler);
-	/* A vCPU thread takes no signal but the kick, so that the tool's signals reach the tool's own thread. */
+	/* A vCPU thread takes no signal but the kick, so that the tool's signals reach the tool's own thread.
+	 */
 	sigfillset(&all);
 	sigdelset(&all, KICK_SIGNAL);
 	pthread_sigmask(SIG_SETMASK, &all, &before);

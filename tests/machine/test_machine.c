@@ -1,6 +1,7 @@
 /*
- * A machine's life: run, end, pause, resume, reset, calls, injected interrupts, and what is said when a guest can't go
- * on. The guests are a few bytes of real-mode code; every wait has a limit and an alarm stands behind all.
+ * A machine's life: run, end, pause, resume, reset, calls, injected interrupts, and what is said when a guest
+ * can't go on. The guests are a few bytes of real-mode code; every wait has a limit and an alarm stands
+ * behind all.
  */
 #include <criterion/criterion.h>
 #include <fcntl.h>
@@ -93,9 +94,9 @@ static void wait_exits(struct vm *vm, uint64_t n)
 		usleep(1000);
 }
 
-static const uint8_t spin[] = {0xeb, 0xfe};                             /* jmp . */
-static const uint8_t count_up[] = {0x43, 0xe6, 0x80, 0xeb, 0xfb};       /* inc bx; out 0x80,al; again */
-static const uint8_t leave_7[] = {0xb0, 0x03, 0xe6, 0xf4, 0xeb, 0xfe};  /* mov al,3; out 0xf4,al */
+static const uint8_t spin[] = {0xeb, 0xfe};                            /* jmp . */
+static const uint8_t count_up[] = {0x43, 0xe6, 0x80, 0xeb, 0xfb};      /* inc bx; out 0x80,al; again */
+static const uint8_t leave_7[] = {0xb0, 0x03, 0xe6, 0xf4, 0xeb, 0xfe}; /* mov al,3; out 0xf4,al */
 static const uint8_t halt[] = {0xe6, 0x80, 0xf4};
 
 Test(machine, hlt_without_an_irqchip_is_an_orderly_end)
@@ -224,8 +225,8 @@ Test(machine, reset_starts_the_image_again)
 
 Test(machine, a_guest_may_reset_itself)
 {
-	/* in al,0x80 (post.c: 0 at power-on); the first time: write the keyboard controller's reset; there is no second
-	 * memory of the first, so the test ends the machine after some rounds. */
+	/* in al,0x80 (post.c: 0 at power-on); the first time: write the keyboard controller's reset; there is
+	 * no second memory of the first, so the test ends the machine after some rounds. */
 	static const uint8_t code[] = {0xe6, 0x80, 0xb0, 0xfe, 0xe6, 0x64, 0xeb, 0xfe};
 	struct vm vm;
 
@@ -248,8 +249,8 @@ Test(machine, an_injected_line_reaches_a_guest_without_irqchip)
 	struct vm vm;
 
 	/* mov word [0x84],0x1080; mov word [0x86],0; out 0x80,al; sti; jmp . */
-	static const uint8_t head[] = {0xc7, 0x06, 0x84, 0x00, 0x80, 0x10, 0xc7, 0x06, 0x86, 0x00, 0x00, 0x00,
-				       0xe6, 0x80, 0xfb, 0x90, 0xeb, 0xfe};
+	static const uint8_t head[] = {0xc7, 0x06, 0x84, 0x00, 0x80, 0x10, 0xc7, 0x06, 0x86,
+				       0x00, 0x00, 0x00, 0xe6, 0x80, 0xfb, 0x90, 0xeb, 0xfe};
 	memcpy(code, head, sizeof(head));
 	memcpy(code + 0x80, leave_7, sizeof(leave_7));
 	make(&vm, code, sizeof(code), NULL, NULL);
@@ -264,9 +265,10 @@ Test(machine, an_injected_line_reaches_a_guest_without_irqchip)
 Test(machine, a_triple_fault_tells_registers_and_last_exits)
 {
 	/* out 0x80,al; lidt of an empty table in protected mode; then ud2 */
-	static const uint8_t code[] = {0xe6, 0x80, 0x0f, 0x01, 0x1e, 0x20, 0x10, 0x0f, 0x20, 0xc0, 0x0c, 0x01,
-				       0x0f, 0x22, 0xc0, 0x0f, 0x0b, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
-				       0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00};
+	static const uint8_t code[] = {0xe6, 0x80, 0x0f, 0x01, 0x1e, 0x20, 0x10, 0x0f, 0x20,
+				       0xc0, 0x0c, 0x01, 0x0f, 0x22, 0xc0, 0x0f, 0x0b, 0x00,
+				       0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+				       0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00};
 	struct vm vm;
 
 	make(&vm, code, sizeof(code), NULL, NULL);
@@ -421,7 +423,8 @@ Test(machine, several_threads_may_pause_and_call_at_once)
 
 Test(machine, no_kick_is_lost)
 {
-	/* The kick meets the vCPU at every point of its loop: a guest that exits all the time, and calls without pause. */
+	/* The kick meets the vCPU at every point of its loop: a guest that exits all the time, and calls
+	 * without pause. */
 	struct hv_error err = {0};
 	struct kvm_regs regs;
 	struct vm vm;
@@ -461,4 +464,174 @@ Test(machine, tracing_keeps_the_last_records_and_can_be_saved)
 	close(fd);
 	unlink(path);
 	unmake(&vm);
+}
+
+/* --- a serial line that nobody reads
+ * ---------------------------------------------------------------------------------- */
+
+/* mov dx,0x3f8; inc al; out dx,al; again: each byte is one more than the last. */
+static const uint8_t flood[] = {0xba, 0xf8, 0x03, 0xfe, 0xc0, 0xee, 0xeb, 0xfb};
+
+/* A machine whose serial line ends in a FIFO; returns the FIFO's other end, which nobody reads yet. */
+static int make_flood(struct vm *vm, char *fifo, size_t size)
+{
+	struct hv_chardev_config file = {.kind = HV_CHARDEV_FILE};
+	struct hv_error err = {0};
+	int fd;
+
+	snprintf(fifo, size, "/tmp/hv-flood-%d", (int)getpid());
+	cr_assert_eq(mkfifo(fifo, 0600), 0);
+	fd = open(fifo, O_RDONLY | O_NONBLOCK);
+	cr_assert(fd >= 0);
+	make(vm, flood, sizeof(flood), NULL, NULL);
+	hv_machine_destroy(vm->m);
+	hv_chardev_close(vm->chardev);
+	snprintf(file.path, sizeof(file.path), "%s", fifo);
+	cr_assert_eq(hv_chardev_open(&file, NULL, &vm->chardev, &err), 0, "%s", err.text);
+	cr_assert_eq(hv_machine_create(&vm->config, vm->chardev, NULL, &vm->m, &err), 0, "%s", err.text);
+	cr_assert_eq(hv_chardev_start(vm->chardev, &err), 0, "%s", err.text);
+	return fd;
+}
+
+/* Until the guest's vCPU waits for the reader: its exits stand still. */
+static void await_stuck(struct vm *vm)
+{
+	uint64_t before;
+
+	do {
+		before = exits(vm, KVM_EXIT_IO);
+		usleep(300000);
+	} while (before < 65536 || exits(vm, KVM_EXIT_IO) != before);
+}
+
+Test(machine, a_vcpu_that_waits_for_the_serial_lines_reader_parks_at_once_and_loses_nothing)
+{
+	struct hv_error err = {0};
+	uint8_t next = 1, buf[4096];
+	size_t total = 0;
+	struct kvm_regs regs;
+	char fifo[64];
+	struct vm vm;
+	int fd = make_flood(&vm, fifo, sizeof(fifo));
+
+	start(&vm, false);
+	await_stuck(&vm);
+	for (int i = 0; i < 50; i++) { /* each takes 5 s and fails when the vCPU is left waiting */
+		cr_assert_eq(hv_machine_pause(vm.m, &err), 0, "pause %d: %s", i, err.text);
+		cr_assert_eq(hv_machine_resume(vm.m, &err), 0, "resume %d: %s", i, err.text);
+		cr_assert_eq(hv_machine_call(vm.m, 0, read_bx, &regs, &err), 0, "call %d: %s", i, err.text);
+	}
+	cr_assert_leq(exits(&vm, KVM_EXIT_IO), 65536 * 2 + 1000, "it still waits for the reader in between");
+	cr_assert_eq(hv_machine_pause(vm.m, &err), 0, "%s", err.text);
+	hv_machine_end(vm.m, HV_END_QUIT);
+	finish(&vm);
+	while (total < exits(&vm, KVM_EXIT_IO)) {
+		ssize_t n = read(fd, buf, sizeof(buf));
+
+		if (n < 0) {
+			usleep(1000);
+			continue;
+		}
+		cr_assert(n > 0, "the line ended after %zu bytes", total);
+		for (ssize_t i = 0; i < n; i++, next++)
+			cr_assert_eq(buf[i], next, "byte %zu", total + (size_t)i);
+		total += (size_t)n;
+	}
+	close(fd);
+	unlink(fifo);
+	unmake(&vm);
+}
+
+Test(machine, a_vcpu_that_waits_for_the_serial_lines_reader_can_be_reset_and_ended)
+{
+	struct hv_error err = {0};
+	char fifo[64];
+	struct vm vm;
+	int fd = make_flood(&vm, fifo, sizeof(fifo));
+
+	start(&vm, false);
+	await_stuck(&vm);
+	for (int i = 0; i < 3; i++)
+		cr_assert_eq(hv_machine_reset(vm.m, &err), 0, "%s", err.text);
+	hv_machine_end(vm.m, HV_END_TIMEOUT);
+	finish(&vm);
+	cr_assert_eq(vm.end.status, HV_EXIT_TIMEOUT);
+	close(fd);
+	unlink(fifo);
+	unmake(&vm);
+}
+
+/* --- everything at once
+ * ----------------------------------------------------------------------------------------------- */
+
+struct meddler {
+	struct vm *vm;
+	unsigned seed;
+	_Atomic bool *over;
+};
+
+/* Any of the calls, in any order, until the machine has ended. What they return is one of few things. */
+static void *meddle(void *arg)
+{
+	struct meddler *my = arg;
+	struct hv_machine *m = my->vm->m;
+
+	while (!atomic_load(my->over)) {
+		struct hv_error err = {0};
+		struct kvm_regs regs;
+		int rc = 0;
+
+		my->seed = my->seed * 1103515245 + 12345;
+		switch (my->seed >> 16 & 7) {
+		case 0:
+			rc = hv_machine_pause(m, &err);
+			break;
+		case 1:
+		case 2:
+			rc = hv_machine_resume(m, &err);
+			break;
+		case 3:
+			rc = hv_machine_call(m, my->seed >> 20 & 1, read_bx, &regs, &err);
+			break;
+		case 4:
+			rc = hv_machine_reset(m, &err);
+			break;
+		case 5:
+			rc = hv_machine_debug_stop(m, &err);
+			break;
+		case 6:
+			rc = hv_machine_resume_mask(m, 1 + (my->seed >> 20 & 1), &err);
+			break;
+		case 7:
+			rc = hv_machine_trace(m, my->seed >> 20 & 1, &err);
+			break;
+		}
+		cr_assert(rc == 0 || rc == -ESHUTDOWN, "%u: %d %s", my->seed >> 16 & 7, rc, err.text);
+	}
+	return NULL;
+}
+
+Test(machine, whatever_several_threads_ask_for_at_once_is_done_and_the_end_comes)
+{
+	for (unsigned round = 0; round < 8; round++) {
+		struct meddler meddlers[4];
+		_Atomic bool over = false;
+		pthread_t threads[4];
+		struct vm vm;
+
+		make(&vm, count_up, sizeof(count_up), "cpus", "2");
+		start(&vm, round & 1);
+		for (unsigned i = 0; i < 4; i++) {
+			meddlers[i] = (struct meddler){&vm, round * 4 + i, &over};
+			cr_assert_eq(pthread_create(&threads[i], NULL, meddle, &meddlers[i]), 0);
+		}
+		usleep(100000);
+		hv_machine_end(vm.m, HV_END_QUIT); /* in the middle of it */
+		finish(&vm);
+		cr_assert_eq(vm.end.status, 0, "%s", vm.end.text);
+		atomic_store(&over, true);
+		for (unsigned i = 0; i < 4; i++)
+			pthread_join(threads[i], NULL);
+		unmake(&vm);
+	}
 }
