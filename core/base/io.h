@@ -22,7 +22,8 @@ int hv_pwrite_full(int fd, const void *buf, size_t length, uint64_t offset);
  * A file being written. hv_file_begin makes PATH.tmp-XXXXXX beside path; hv_file_commit fsyncs it, renames it
  * to path and fsyncs the directory; hv_file_abandon removes it. The directory is held open from the start, so
  * that commit and abandon need no path but the two names in it. A path that is a device, a directory or a
- * symbolic link is refused at the start. Not for use by two threads at once.
+ * symbolic link is refused at the start. Not for use by two threads at once;
+ * hv_file_abandon may be called in a signal handler.
  */
 struct hv_file {
 	int fd; /* write here; -1 when not begun */

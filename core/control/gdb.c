@@ -6,6 +6,7 @@
  * Whoever reaches the stub owns the guest: TCP is bound to the loopback interface only, a Unix socket has
  * mode 0600 and its peers must be this user or root.
  */
+#include "base/signals.h"
 #include "base/thread.h"
 #include "control/gdb.h"
 
@@ -274,13 +275,12 @@ static int open_all(struct hv_gdb *g, const char *where, struct hv_error *err)
 /* The thread takes no signals: those are the tool's. */
 static int start_thread(struct hv_gdb *g, struct hv_error *err)
 {
-	sigset_t all, before;
+	sigset_t before;
 	int code;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
+	hv_signals_block(&before);
 	code = pthread_create(&g->thread, NULL, serve, g);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	hv_signals_unblock(&before);
 	if (code != 0)
 		return hv_fail(err, code, "gdb stub: no thread: %s", strerror(code));
 	g->started = true;

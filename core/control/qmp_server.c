@@ -21,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/signals.h"
 #include "base/thread.h"
 #include "control/qmp.h"
 #include "control/qmp_dispatch.h"
@@ -564,13 +565,12 @@ static void server_free(struct hv_qmp_server *s)
  */
 static int start_listener(struct hv_qmp_server *s)
 {
-	sigset_t all, before;
+	sigset_t before;
 	int rc;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
+	hv_signals_block(&before);
 	rc = pthread_create(&s->thread, NULL, listener_thread, s);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	hv_signals_unblock(&before);
 	return rc;
 }
 

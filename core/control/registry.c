@@ -168,19 +168,25 @@ int hv_registry_take(struct hv_registration *r, const char *name, struct hv_erro
 	return 0;
 }
 
-void hv_registry_release(struct hv_registration *r)
+/* Without snprintf, which a signal handler may not use. */
+static void remove_file(const struct hv_registration *r, const char *suffix)
 {
 	char file[HV_NAME_MAX + 8];
 
+	stpcpy(stpcpy(file, r->name), suffix);
+	(void)unlinkat(r->dir_fd, file, 0);
+}
+
+void hv_registry_release(struct hv_registration *r)
+{
+
 	/* The lock goes last: until then nobody else can have put a socket under this name. */
 	if (r->listen_fd >= 0) {
-		snprintf(file, sizeof(file), "%s.sock", r->name);
-		(void)unlinkat(r->dir_fd, file, 0);
+		remove_file(r, ".sock");
 		close(r->listen_fd);
 	}
 	if (r->lock_fd >= 0) {
-		snprintf(file, sizeof(file), "%s.lock", r->name);
-		(void)unlinkat(r->dir_fd, file, 0);
+		remove_file(r, ".lock");
 		close(r->lock_fd);
 	}
 	if (r->dir_fd >= 0)

@@ -31,7 +31,8 @@ HV_API_BEGIN
 int hv_runtime_dir(char *buf, size_t size, int create, struct hv_error *err);
 /* Takes name: -EADDRINUSE with a sentence when a living VM has it. */
 int hv_registry_take(struct hv_registration *r, const char *name, struct hv_error *err);
-/* Removes socket and lock. Opens nothing, so it works inside a sandbox (unlinkat, close). Twice does no harm.
+/* Removes socket and lock. Opens nothing, so it works inside a sandbox and in a signal handler (unlinkat,
+ * close). Twice does no harm.
  */
 void hv_registry_release(struct hv_registration *r);
 /* Living VMs, sorted by name, into a malloc'd array the caller frees. No directory: none. */

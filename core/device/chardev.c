@@ -18,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/signals.h"
 #include "base/thread.h"
 #include "device/chardev_impl.h"
 
@@ -37,7 +38,7 @@ static void *chardev_thread(void *arg);
 static int make_thread(struct hv_chardev *c)
 {
 	pthread_attr_t attr;
-	sigset_t all, before;
+	sigset_t before;
 	int rc;
 
 	if (c->running)
@@ -46,10 +47,9 @@ static int make_thread(struct hv_chardev *c)
 		return -EAGAIN;
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK_SIZE);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
+	hv_signals_block(&before);
 	rc = pthread_create(&c->thread, &attr, chardev_thread, c);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	hv_signals_unblock(&before);
 	pthread_attr_destroy(&attr);
 	c->running = rc == 0;
 	return -rc;

@@ -18,6 +18,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/signals.h"
 #include "machine/internal.h"
 
 #define KICK_SIGNAL SIGRTMIN
@@ -214,16 +215,17 @@ static void *vcpu_thread(void *arg)
 int hv_smp_start(struct hv_machine *m, struct hv_error *err)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
-	sigset_t all, before;
+	sigset_t kick, before;
 	pthread_attr_t attr;
 	int rc = 0;
 
 	pthread_once(&once, install_handler);
 	/* A vCPU thread takes no signal but the kick, so that the tool's signals reach the tool's own thread.
 	 */
-	sigfillset(&all);
-	sigdelset(&all, KICK_SIGNAL);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
+	hv_signals_block(&before);
+	sigemptyset(&kick);
+	sigaddset(&kick, KICK_SIGNAL);
+	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK_SIZE);
 	for (unsigned i = 0; i < m->cpu_count && !rc; i++) {
@@ -234,7 +236,7 @@ int hv_smp_start(struct hv_machine *m, struct hv_error *err)
 		pthread_mutex_unlock(&m->lock);
 	}
 	pthread_attr_destroy(&attr);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	hv_signals_unblock(&before);
 	if (rc)
 		return hv_fail(err, rc, "a vCPU's thread cannot be created: %s", strerror(rc));
 	return 0;

@@ -117,6 +117,63 @@ check(t.end() == 1, "a guest that dies")
 t = Terminal("/nonexistent")
 check(t.end() == 1, "a guest that isn't there")
 
+# A crash in any thread, sent to that very thread as the processor would: nothing of the run stays behind.
+def blocked(pid, tid):
+    status = pathlib.Path(f"/proc/{pid}/task/{tid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("SigBlk")).split()[1], 16)
+
+
+def threads(pid):
+    """All but those that KVM puts into the process: the C library lets no thread block signal 32, the kernel does."""
+    all_of_them = map(int, os.listdir(f"/proc/{pid}/task"))
+    return {tid: pathlib.Path(f"/proc/{pid}/task/{tid}/comm").read_text().strip() for tid in all_of_them
+            if not blocked(pid, tid) >> 31 & 1}
+
+
+faults = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS, signal.SIGABRT)
+runtime = pathlib.Path(os.environ["XDG_RUNTIME_DIR"], "hvkit")
+for turn in range(1 if SAN else 20):
+    t = Terminal("--name", "crash", "--trace", str(TMP / "crash.json"), "--gdb", f"unix:{TMP}/gdb.sock", spin)
+    t.expect("ready\r\n", "a run to crash")
+    until(lambda: len(threads(t.pid)) >= 5, "all threads")
+    these = threads(t.pid)
+    for tid, comm in these.items():
+        mask = blocked(t.pid, tid)
+        check(not any(mask >> (n - 1) & 1 for n in faults), f"thread {comm} dies of its own faults by the handler", hex(mask))
+    if SAN:
+        t.key("\x01x")
+        t.end()
+        break
+    victim = sorted(these)[turn % len(these)]
+    libc.syscall(234, t.pid, victim, signal.SIGSEGV)
+    check(t.end() == -signal.SIGSEGV, f"a crash in thread {these[victim]}")
+    check(not list(runtime.glob("crash.*")), "no socket and no lock stay", list(runtime.glob("*")))
+    check(not list(TMP.glob("crash.json*")), "no half trace stays", list(TMP.glob("crash*")))
+    pathlib.Path(TMP, "gdb.sock").unlink(missing_ok=True)
+    if turn >= len(these) - 1:
+        break
+
+# Ignored when it starts, ignored after: nohup, and jobs that a script put into the background.
+with Running("--name", "nohup", spin, preexec_fn=lambda: [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 3)]) as run:
+    until(lambda: (runtime / "nohup.sock").exists(), "its socket")
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        run.p.send_signal(number)
+    time.sleep(0.3)
+    check(run.p.poll() is None, "a run under nohup goes on")
+    run.p.terminate()
+    check(run.wait() == 0, "and ends by SIGTERM")
+
+# Stopped as a shell's job is: the terminal is given back first.
+t = Terminal(spin)
+t.expect("ready\r\n", "a run to suspend")
+os.kill(t.pid, signal.SIGTSTP)
+time.sleep(0.3)
+until(lambda: not t.raw(), "the terminal as the shell knows it")
+os.kill(t.pid, signal.SIGCONT)
+until(t.raw, "raw mode after SIGTSTP and SIGCONT")
+t.key("\x01x")
+check(t.end() == 0, "it goes on after both")
+
 # Stopped and continued: the shell sets the terminal to its liking meanwhile.
 t = Terminal(spin)
 t.expect("ready\r\n", "a run to stop")

@@ -9,6 +9,8 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+#include "base/io.h"
+#include "control/registry.h"
 #include "base/error.h"
 #include "device/chardev.h"
 #include "machine/config.h"
@@ -62,6 +64,17 @@ size_t terminal_filter(void *terminal, const uint8_t *in, size_t count, uint8_t 
 /* Answers the console's line; on the main thread, when line_fd is readable. */
 void terminal_answer(struct terminal *t);
 void terminal_free(struct terminal *t);
+
+/* --- signals.c: being asked to end, to stop, and being killed -------------- */
+
+/* A descriptor (signalfd) to read the signals from that ask us to end or to stop; they are blocked from now
+ * on, so that no thread ever takes them. */
+int signals_take(int *fd, struct hv_error *err);
+/* Stops as SIGTSTP does, the terminal given back before. */
+void signals_stop_here(void);
+/* From now on a signal that kills, a crash too, first gives back the terminal and removes the control socket
+ * and the unfinished trace. Both live as long as the process. */
+void signals_watch(struct hv_registration *taken, struct hv_file *unfinished);
 
 /* --- sandbox.c: locking ourselves in -------------------------------------- */
 

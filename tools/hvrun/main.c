@@ -61,24 +61,6 @@ static void hold_standard_descriptors(void)
 			_exit(HV_EXIT_FAILED);
 }
 
-/* What asks us to end comes to the main loop as something to read; blocked first, so that no thread ever
- * takes it. */
-static int take_signals(struct run *r, struct hv_error *err)
-{
-	sigset_t set;
-
-	signal(SIGPIPE, SIG_IGN);
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGHUP);
-	sigaddset(&set, SIGQUIT);
-	sigaddset(&set, SIGCONT);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	r->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	return r->signals < 0 ? hv_fail_errno(err, "no descriptor for signals") : 0;
-}
-
 static int open_line(struct run *r, const struct hv_config *c, struct hv_error *err)
 {
 	char where[HV_CHARDEV_PATH_MAX + 32];
@@ -98,7 +80,7 @@ static int set_up(struct run *r, struct hv_error *err)
 	const struct hv_config *c = &r->options.config;
 	int rc;
 
-	rc = take_signals(r, err);
+	rc = signals_take(&r->signals, err);
 	if (!rc && c->sandbox)
 		sandbox_folders(c, &r->log);
 	if (!rc)
@@ -113,12 +95,14 @@ static int set_up(struct run *r, struct hv_error *err)
 		rc = hv_registry_take(&r->name, c->name, err);
 		r->named = rc == 0;
 	}
-	/* All that has to be opened is open. From here on the image is looked at, so the door is shut first; only the
-	 * debugger's socket needs a VM that is made. */
+	/* All that has to be opened is open. From here on the image is looked at, so the door is shut first;
+	 * only the debugger's socket needs a VM that is made. */
 	if (!rc && c->sandbox && !c->gdb)
 		rc = sandbox_lock(err);
 	if (!rc)
 		rc = hv_machine_build(r->machine, err);
+	if (!rc)
+		signals_watch(&r->name, &r->trace);
 	if (!rc && c->gdb)
 		rc = hv_gdb_start(&r->gdb, r->machine, c->gdb, &r->log, err);
 	if (!rc && c->sandbox && c->gdb)
@@ -165,6 +149,10 @@ static void handle_signal(struct run *r)
 	while (read(r->signals, &info, sizeof(info)) == sizeof(info)) {
 		if (info.ssi_signo == SIGCONT) {
 			terminal_raw(&r->terminal); /* the shell may have set it otherwise meanwhile */
+			continue;
+		}
+		if (info.ssi_signo == SIGTSTP) {
+			signals_stop_here();
 			continue;
 		}
 		hv_log(&r->log, HV_LOG_INFO, "ended by signal %u (%s)", info.ssi_signo,

@@ -15,7 +15,7 @@ $(HVRUN_GEN)/filter.o: $(HVRUN_GEN)/filter.c tools/hvrun/filter/filter.h
 	$(Q)$(CC) $(ALL_CFLAGS) -Itools/hvrun/filter -c -o $@ $<
 
 $(BUILD)/bin/hvrun: $(HVRUN_GEN)/filter.o
-$(BUILD)/obj/tools/hvrun/terminal.o: private ALL_CFLAGS += $(if $(SAN),-DHV_FILTER_SANITIZED)
+$(BUILD)/obj/tools/hvrun/signals.o: private ALL_CFLAGS += $(if $(SAN),-DHV_FILTER_SANITIZED)
 $(BUILD)/tests/unit-hvrun: $(BUILD)/obj/tools/hvrun/sandbox.o $(HVRUN_GEN)/filter.o
 $(BUILD)/obj/tests/hvrun/%.o: private ALL_CFLAGS += -Itools/hvrun $(if $(SAN),-DHV_FILTER_SANITIZED)
 

@@ -36,37 +36,8 @@ void terminal_restore(void)
 	if (!is_raw)
 		return;
 	is_raw = 0;
-	tcsetattr(STDIN_FILENO, TCSADRAIN, &saved);
-}
-
-/* A crash, or a signal that nobody expects: first the terminal, then what would have happened anyway. */
-static void die_restored(int number)
-{
-	terminal_restore();
-	signal(number, SIG_DFL);
-	raise(number);
-}
-
-/*
- * Every signal that ends a process by default and can be caught, but those that main waits for in its
- * signalfd (blocked, so they never come here). The sanitizers keep their own handlers for crashes.
- */
-static void watch_signals(void)
-{
-	static const int fatal[] = {
-#ifndef HV_FILTER_SANITIZED
-	    SIGSEGV, SIGBUS,  SIGILL,  SIGFPE,  SIGABRT,
-#endif
-	    SIGTRAP, SIGSYS,  SIGUSR1, SIGUSR2, SIGALRM,   SIGVTALRM,
-	    SIGPROF, SIGXCPU, SIGXFSZ, SIGIO,   SIGSTKFLT, SIGPWR,
-	};
-	struct sigaction action = {.sa_handler = die_restored, .sa_flags = (int)SA_RESETHAND};
-
-	sigfillset(&action.sa_mask);
-	for (size_t i = 0; i < HV_ARRAY_SIZE(fatal); i++)
-		sigaction(fatal[i], &action, NULL);
-	for (int number = SIGRTMIN + 1; number <= SIGRTMAX; number++) /* SIGRTMIN is the machine's */
-		sigaction(number, &action, NULL);
+	/* At once: a terminal that takes no output now (flow control, a dead line) would keep us for ever. */
+	tcsetattr(STDIN_FILENO, TCSANOW, &saved);
 }
 
 void terminal_raw(const struct terminal *t)
@@ -79,7 +50,6 @@ void terminal_raw(const struct terminal *t)
 	if (!is_raw) {
 		if (tcgetattr(STDIN_FILENO, &saved) < 0)
 			return;
-		watch_signals();
 		atexit(terminal_restore);
 	}
 	raw = saved;
@@ -87,7 +57,7 @@ void terminal_raw(const struct terminal *t)
 	raw.c_oflag |=
 	    OPOST | ONLCR; /* our own messages end their lines with \n only; a guest's \r\n stays right */
 	is_raw = 1;
-	tcsetattr(STDIN_FILENO, TCSADRAIN, &raw);
+	tcsetattr(STDIN_FILENO, TCSANOW, &raw);
 }
 
 int terminal_init(struct terminal *t, const struct hv_config *config, struct hv_error *err)
