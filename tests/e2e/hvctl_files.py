@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 
-from qmp_common import HVCTL, LIMIT, TMP, vm
+from qmp_common import HVCTL, LIMIT, TMP, until, vm
 
 
 def hvctl(*words, status=0):
