@@ -119,10 +119,13 @@ tools: $(TOOL_BINS)
 deps: ## Install the packages that building and testing need
 	@tests/deps build test
 
+# Who types `make demo` wants to see it soon: as many jobs as there are CPUs, where -j said nothing. In recipes only.
+ALL_CPUS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
+
 # The packages come first and make starts anew after them: what pkg-config says is read when make starts.
 demo: ## Install what is missing, build, and tell a story on real VMs
 	@tests/deps build
-	@$(MAKE) --no-print-directory tools guests
+	@$(MAKE) --no-print-directory $(ALL_CPUS) tools guests
 	@BUILD=$(abspath $(BUILD)) docs/demo.sh
 
 # --- installation --------------------------------------------------------------------------------------------------

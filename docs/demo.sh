@@ -13,11 +13,17 @@ else
 	bold='' dim='' green='' red='' off=''
 fi
 
+width=100
+if [ -t 1 ]; then
+	width=$(stty size 2>/dev/null </dev/tty | cut -d' ' -f2 || true)
+	[ "${width:-0}" -ge 40 ] && [ "$width" -le 100 ] || width=100
+fi
+
 scene() {
 	printf '\n%s%s%s\n\n' "$bold" "$*" "$off"
 }
 say() {
-	printf '%s\n' "$*" | fold -s -w 100
+	printf '%s\n' "$*" | fold -s -w "$width" | sed 's/ *$//'
 }
 # A command as a reader would type it, and what it answers.
 try() { # words of the command
@@ -76,7 +82,7 @@ serial=$scratch/serial
 ask() { # a command line for the guest; shows what it prints
 	local from
 	from=$(stat -c %s "$serial")
-	printf '%s$ hvctl demo send "%s"%s\n' "$green" "$*" "$off"
+	printf '%s$ build/bin/hvctl demo send "%s"%s\n' "$green" "$*" "$off"
 	timeout 5 "$bin/hvctl" demo send "$*" >/dev/null </dev/null || stop "the VM did not take the command"
 	for ((i = 0; i < 100; i++)); do
 		if tail -c +$((from + 1)) "$serial" | tr -d '\r' | tail -n 1 | grep -qa '^> $'; then break; fi
@@ -97,7 +103,8 @@ scene "2. A guest that listens"
 say "shell is a small system of its own: long mode, interrupts, a command line on the serial line. It runs in the \
 background now, and we type by hvctl, which finds it by its name:"
 echo
-printf '%s$ build/bin/hvrun --name demo --timeout 60 build/guests/shell &%s\n' "$green" "$off"
+printf '%s$ build/bin/hvrun --name demo --timeout 60 --serial file:%s build/guests/shell &%s\n' \
+	"$green" "$serial" "$off"
 "$bin/hvrun" --name demo --timeout 60 --serial "file:$serial" "$guests/shell" </dev/null 2>"$scratch/errors" &
 vm=$!
 await '> ' "$serial" 10
@@ -121,12 +128,13 @@ say "How the CPU finds that address: the page tables, level by level."
 try "$bin/hvctl" demo translate "0x$rip"
 
 scene "4. What made it leave the guest"
-say "Every exit is counted by its reason. The shell polls nothing: it sleeps in hlt until the timer or a key wakes it."
+say "Every exit is counted by its reason. io: the serial port, a byte at a time. mmio: the interrupt controller. hlt is not \
+among them, though the shell sleeps in it between two keys: this VM has a local APIC in the kernel, which waits there. \
+A signal is what made it pause."
 echo
 printf '%s$ build/bin/hvctl demo info exits%s\n' "$green" "$off"
 timeout 10 "$bin/hvctl" demo info exits </dev/null | head -n 10 | sed 's/^/  /' || true
 printf '%s  ...%s\n' "$dim" "$off"
-try "$bin/hvctl" demo info devices
 
 scene "5. A trace to open"
 say "From here on every exit is recorded with its time, while the guest answers a few commands more:"

@@ -57,7 +57,7 @@ test-bins: tools guests unit replay $(if $(SAN),,libs)
 # `make test` may have to install packages first; what pkg-config says is read when make starts, so it starts anew.
 test: ## Install what is missing, build, and run all tests in parallel
 	@tests/deps build test
-	@$(MAKE) --no-print-directory test-bins
+	@$(MAKE) --no-print-directory $(ALL_CPUS) test-bins
 	@CC="$(CC)" $(RUN)
 
 e2e: tools guests ## Run the end-to-end tests only

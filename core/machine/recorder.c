@@ -52,6 +52,8 @@ int hv_recorder_trace(struct hv_recorder *r, bool on, struct hv_error *err)
 	r->ring = ring;
 	r->capacity = capacity;
 	r->first = r->total - n;
+	if (on)
+		r->since = r->total;
 	/* The kept records go to where their numbers say, so that total goes on. */
 	for (unsigned i = 0; i < n; i++)
 		r->ring[(r->total - n + i) & (capacity - 1)] = keep[i];

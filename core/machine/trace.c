@@ -147,7 +147,7 @@ static int copy_records(struct copy *c, const struct hv_recorder *r, struct hv_e
 		if (c->records[i].at_ns)
 			c->records[kept++] = c->records[i];
 	c->count = kept;
-	c->dropped = r->total - kept;
+	c->dropped = r->total - r->since > kept ? r->total - r->since - kept : 0;
 	return 0;
 }
 

@@ -42,6 +42,7 @@ struct hv_recorder {
 	uint64_t capacity;
 	uint64_t total; /* records ever written; record n is at n & (capacity - 1) */
 	uint64_t first; /* records before this one are gone, whatever the capacity */
+	uint64_t since; /* the first record of the tracing: nobody misses those before it */
 	struct hv_exit_record last[HV_LAST_EXITS];
 };
 
@@ -58,7 +59,7 @@ char *hv_exit_record_format(const struct hv_exit_record *rec, char *buf, unsigne
 /*
  * Writes recorders (one a vCPU, parked or finished) to fd as Chrome trace event JSON: one complete event ("ph":"X")
  * per exit, pid 1, tid = vCPU, ts in us since the first record, dur = time in user space, args port/address, size,
- * value, and a count of the records that the ring has dropped.
+ * value, and a count of the records since tracing began that the ring has dropped.
  */
 int hv_trace_write(int fd, const char *name, const struct hv_recorder *const *recorders, unsigned count,
 		   struct hv_error *err);

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 
-from qmp_common import HVCTL, LIMIT, TMP, vm
+from qmp_common import HVCTL, LIMIT, TMP, until, vm
 
 
 def hvctl(*words, status=0):
@@ -46,6 +46,7 @@ with vm("files") as process:
         if (folder / "cut").exists():
             assert (folder / "cut").stat().st_size == (folder / "core").stat().st_size
             (folder / "cut").unlink()
-    assert "running" in hvctl("status")
+    # A dump whose client has gone holds the VM until its file is written.
+    until("running on after the dumps", lambda: "running" in hvctl("status"))
     hvctl("stop")
     assert process.wait(30) == 0

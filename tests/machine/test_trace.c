@@ -127,6 +127,25 @@ Test(trace, untimed_and_overwritten_records_are_counted_as_dropped)
 	json_decref(trace);
 }
 
+Test(trace, exits_before_tracing_began_are_not_missed)
+{
+	static struct hv_recorder r;
+	const struct hv_recorder *one[] = {&r};
+	struct hv_error err;
+	json_t *trace;
+
+	hv_recorder_init(&r);
+	for (unsigned i = 0; i < 100; i++)
+		add(&r, (struct hv_exit_record){.reason = KVM_EXIT_HLT});
+	cr_assert_eq(hv_recorder_trace(&r, true, &err), 0);
+	add(&r, (struct hv_exit_record){.at_ns = 1000, .reason = KVM_EXIT_HLT});
+	trace = written("vm", one, 1);
+	cr_assert_eq(json_array_size(json_object_get(trace, "traceEvents")), 2 + 1);
+	cr_assert_eq(json_integer_value(json_object_get(json_object_get(trace, "otherData"), "dropped")), 0);
+	json_decref(trace);
+	hv_recorder_free(&r);
+}
+
 Test(trace, every_exit_number_makes_valid_json)
 {
 	static struct hv_recorder r;

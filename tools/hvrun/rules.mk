@@ -24,8 +24,12 @@ $(BUILD)/obj/tests/hvrun/%.o: private ALL_CFLAGS += -Itools/hvrun $(if $(SAN),-D
 # is relocations: capstone's tables for all its architectures are 1.3 MiB of pointers, which a PIE has to patch, and so to
 # own as private memory, before main. So no PIE: heap, stacks and mappings are randomised still, and the sandbox stands
 # behind them.
-hvrun_archives := elf capstone jansson z
-hvrun_is_static = $(if $(SAN),,$(if $(filter-out /%,$(foreach l,$(hvrun_archives),\
-	$(shell $(CC) -print-file-name=lib$(l).a))),,yes))
+# What the archives need beside them (zlib, zstd with newer libelf) pkg-config knows; one that is not there, and it is shared.
+ifndef SAN
+hvrun_static_libs := $(shell pkg-config --static --libs $(PKGS) libseccomp 2>/dev/null)
+hvrun_archives    := $(foreach l,$(filter -l%,$(hvrun_static_libs) $(if $(hvrun_static_libs),-lc)),\
+	$(shell $(CC) $(filter -L%,$(hvrun_static_libs)) -print-file-name=lib$(l:-l%=%).a))
+hvrun_is_static   := $(if $(hvrun_archives),$(if $(filter-out /%,$(hvrun_archives)),,yes))
+endif
 hvrun_LDFLAGS = $(if $(hvrun_is_static),-static)
-hvrun_LIBS    = $(if $(hvrun_is_static),-lz)
+hvrun_LIBS    = $(if $(hvrun_is_static),$(hvrun_static_libs))
