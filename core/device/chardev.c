@@ -81,6 +81,7 @@ int hv_chardev_start(struct hv_chardev *c, struct hv_error *err)
 	c->started = true;
 	if (c->in_fd >= 0 || c->listen_fd >= 0 || c->out_used > 0)
 		rc = make_thread(c);
+	pthread_cond_broadcast(&c->room);
 	pthread_mutex_unlock(&c->lock);
 	return rc ? hv_fail(err, -rc, "serial line: cannot start its thread: %s", strerror(-rc)) : 0;
 }
@@ -213,9 +214,9 @@ void hv_chardev_write(struct hv_chardev *c, const void *data, size_t count)
 			hv_chardev_kick(c);
 		if (count == 0 || lossy)
 			continue;
-		if (!c->running || atomic_load(&c->stopping))
+		if ((c->started && !c->running) || atomic_load(&c->stopping))
 			break;
-		pthread_cond_wait(&c->room, &c->lock);
+		pthread_cond_wait(&c->room, &c->lock); /* or until the start, which may come after the guest's */
 	}
 	pthread_mutex_unlock(&c->lock);
 }

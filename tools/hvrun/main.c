@@ -123,10 +123,10 @@ static int start(struct run *r, struct hv_error *err)
 		hv_chardev_set_filter(r->chardev, terminal_filter, &r->terminal);
 		terminal_raw(&r->terminal);
 	}
-	rc = hv_chardev_start(r->chardev, err);
+	rc = hv_machine_start(r->machine, c->paused, err);
+	/* Who brings input and who answers on the socket, which listens already, can be made while the guest runs. */
 	if (!rc)
-		rc = hv_machine_start(r->machine, c->paused, err);
-	/* Its socket listens already; who answers there can be made while the guest is running. */
+		rc = hv_chardev_start(r->chardev, err);
 	if (!rc)
 		rc = hv_qmp_server_start(&r->qmp, r->machine, &r->name, &r->log, err);
 	return rc;
