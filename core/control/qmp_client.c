@@ -78,11 +78,14 @@ static int receive(struct hv_qmp_client *c, int64_t until, struct hv_error *err)
 /* The next object from the VM: a new reference. */
 static int next_object(struct hv_qmp_client *c, int64_t until, json_t **out, struct hv_error *err)
 {
+	unsigned late = 0;
 	const char *text;
 	size_t length;
 	int rc;
 
 	while ((rc = hv_qmp_scan_next(&c->scan, &text, &length)) == 0) {
+		if (late++ && until >= 0 && remaining(until) == 0) /* it sends, but nothing that ends */
+			return hv_fail(err, ETIMEDOUT, "%s does not answer in time", c->who);
 		rc = receive(c, until, err);
 		if (rc)
 			return rc;
@@ -143,33 +146,33 @@ static int send_line(struct hv_qmp_client *c, char *line, size_t length, int fd,
  * on go. */
 static int await_answer(struct hv_qmp_client *c, int64_t until, json_t **result, struct hv_error *err)
 {
-	for (;;) {
-		json_t *o, *error, *id;
-		int rc = next_object(c, until, &o, err);
+	const char *desc;
+	json_t *o, *id;
+	int rc;
 
+	for (;;) {
+		rc = next_object(c, until, &o, err);
 		if (rc)
 			return rc;
-		if (json_object_get(o, "event")) {
-			keep_event(c, o);
-			continue;
-		}
-		error = json_object_get(o, "error");
 		id = json_object_get(o, "id");
-		if (id && json_integer_value(id) != (json_int_t)c->id) {
+		if (json_object_get(o, "event"))
+			keep_event(c, o);
+		else if (id && json_integer_value(id) != (json_int_t)c->id)
 			json_decref(o);
-			continue;
-		}
-		if (error) {
-			const char *desc = json_string_value(json_object_get(error, "desc"));
-
-			rc = hv_fail(err, EREMOTEIO, "%s", desc ? desc : "the VM refuses without a reason");
-		} else {
-			*result = json_incref(json_object_get(o, "return"));
-			rc = *result ? 0 : hv_fail(err, EPROTO, "%s: an answer without a result", c->who);
-		}
-		json_decref(o);
-		return rc;
+		else
+			break;
+		if (until >= 0 && remaining(until) == 0) /* without end, all that is no answer either */
+			return hv_fail(err, ETIMEDOUT, "%s does not answer in time", c->who);
 	}
+	if (json_object_get(o, "error")) {
+		desc = json_string_value(json_object_get(json_object_get(o, "error"), "desc"));
+		rc = hv_fail(err, EREMOTEIO, "%s", desc ? desc : "the VM refuses without a reason");
+	} else {
+		*result = json_incref(json_object_get(o, "return"));
+		rc = *result ? 0 : hv_fail(err, EPROTO, "%s: an answer without a result", c->who);
+	}
+	json_decref(o);
+	return rc;
 }
 
 int hv_qmp_execute(struct hv_qmp_client *c, const char *command, json_t *arguments, int fd, json_t **result,
