@@ -43,7 +43,8 @@ void hv_machine_unsubscribe(struct hv_machine *m, int handle)
 
 void hv_machine_all_parked(struct hv_machine *m)
 {
-	if (m->reset_wanted) {
+	/* One at a time: the lock is let go on the way. What is asked for meanwhile follows. */
+	while (m->reset_wanted && !m->resetting) {
 		bool by_guest = m->reset_by_guest;
 		struct hv_error err = {0};
 		int rc;
@@ -110,7 +111,7 @@ static int stop_as(struct hv_machine *m, enum hv_state state, enum hv_event even
 		rc = wait_parked(m, err);
 		if (rc == -ETIMEDOUT && m->state == state) {
 			m->state = HV_STATE_RUNNING;
-			m->hold = 0;
+			m->hold = m->reset_wanted ? hv_everyone(m) : 0;
 			m->announce = false;
 			pthread_cond_broadcast(&m->changed);
 		}
@@ -143,7 +144,7 @@ int hv_machine_resume_mask(struct hv_machine *m, uint64_t cpus, struct hv_error 
 	} else if (m->state != HV_STATE_RUNNING || m->hold & cpus) {
 		m->state = HV_STATE_RUNNING;
 		m->announce = false;
-		m->hold = hv_everyone(m) & ~cpus;
+		m->hold = m->reset_wanted ? hv_everyone(m) : hv_everyone(m) & ~cpus; /* a reset comes first */
 		pthread_cond_broadcast(&m->changed);
 		hv_machine_fire(m, HV_EVENT_RESUME, 0);
 	}
