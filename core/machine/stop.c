@@ -43,7 +43,8 @@ void hv_machine_unsubscribe(struct hv_machine *m, int handle)
 
 void hv_machine_all_parked(struct hv_machine *m)
 {
-	if (m->reset_wanted) {
+	/* One at a time: a reset that is asked for while another is under way is done after it, by the same thread. */
+	while (m->reset_wanted && !m->resetting) {
 		bool by_guest = m->reset_by_guest;
 		struct hv_error err = {0};
 		int rc;
