@@ -37,7 +37,7 @@ for index, port in enumerate(sorted(SKIP)):
     body += b"\x81\xf9" + struct.pack("<H", port) + bytes([0x74, left])
 body += work
 loop = b"\x31\xc9" + bytes(body) + b"\x49\x0f\x85" + struct.pack("<h", -(len(body) + 5)) + leave(9)
-done = hvrun("--timeout", LIMIT, "--mem", "1M", image("ports.bin", loop), "--serial", "none")
+done = hvrun("--timeout", 4 * LIMIT, "--mem", "1M", image("ports.bin", loop), "--serial", "none", limit=4 * LIMIT)
 check(done.returncode in (19, 1, 0) and done.returncode != 124, "every port, read and written by 1, 2 and 4 bytes",
       done.returncode, done.err)
 

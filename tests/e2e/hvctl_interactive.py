@@ -40,7 +40,7 @@ class Terminal:
 
     def leave(self):
         self.type("\x04")
-        assert self.process.wait(30) == 0
+        assert self.process.wait(LIMIT) == 0
         after = termios.tcgetattr(self.tty)
         assert after[:4] == self.before[:4], "the terminal is not as it was"
         os.close(self.main)
@@ -100,7 +100,7 @@ with vm("interactive") as process:
     t.expect("VM 'interactive' has ended")
     t.expect("hvctl> ")
     t.leave()
-    assert process.wait(30) == 0
+    assert process.wait(LIMIT) == 0
 
 with vm("piped") as process:
     done = subprocess.run([HVCTL, "piped"], input="status\n\ninfo cpus\nbogus\nquit\nstop\n", text=True, capture_output=True,
@@ -113,4 +113,4 @@ with vm("piped") as process:
     done = subprocess.run([HVCTL, "piped"], input="stop\n", text=True, capture_output=True, timeout=LIMIT)
     assert done.returncode == 0, done
     assert "SHUTDOWN" in waiting.communicate(timeout=LIMIT)[0] and waiting.returncode == 0
-    assert process.wait(30) == 0
+    assert process.wait(LIMIT) == 0

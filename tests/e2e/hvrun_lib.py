@@ -44,13 +44,13 @@ def image(name, code):
 # --- runs --------------------------------------------------------------------------------------------------------------
 
 
-def hvrun(*args, **more):
+def hvrun(*args, limit=LIMIT, **more):
     """Runs hvrun to its end. more: subprocess.run's arguments; stdin is empty unless told otherwise."""
     if "input" not in more:
         more.setdefault("stdin", subprocess.DEVNULL)
     more.setdefault("stdout", subprocess.PIPE)
     more.setdefault("stderr", subprocess.PIPE)
-    done = subprocess.run([HVRUN, *map(str, args)], timeout=LIMIT, check=False, **more)
+    done = subprocess.run([HVRUN, *map(str, args)], timeout=limit, check=False, **more)
     done.out = (done.stdout or b"").decode(errors="replace")
     done.err = (done.stderr or b"").decode(errors="replace")
     return done

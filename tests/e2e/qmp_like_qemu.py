@@ -6,7 +6,7 @@ QEMU's own description of itself (query-qmp-schema) then tells whether our comma
 import json
 import subprocess
 
-from qmp_common import STRETCH, Connection, need, vm
+from qmp_common import LIMIT, STRETCH, Connection, need, vm
 
 QEMU = need("qemu-system-x86_64")
 
@@ -77,7 +77,7 @@ def run_qemu():
     answers = [ask(r) for r in REQUESTS]
     schema = ask('{"execute":"query-qmp-schema"}')["return"]
     ask('{"execute":"quit"}')
-    process.wait(30)
+    process.wait(LIMIT)
     return greeting, answers, schema
 
 
