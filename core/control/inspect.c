@@ -75,6 +75,7 @@ static int get_registers(struct hv_machine *m, unsigned cpu, struct registers *r
 {
 	const unsigned count = hv_machine_cpus(m);
 
+	*r = (struct registers){0};
 	if (cpu >= count)
 		return hv_fail(err, EINVAL, "vCPU %u does not exist: there are %u, numbered from 0", cpu,
 			       count);
