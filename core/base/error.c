@@ -8,7 +8,7 @@
 #include "base/error.h"
 
 static void HV_PRINTF(4, 0)
-    fill(struct hv_error *err, int errnum, enum hv_exit_status status, const char *fmt, va_list ap)
+	fill(struct hv_error *err, int errnum, enum hv_exit_status status, const char *fmt, va_list ap)
 {
 	char text[sizeof(err->text)]; /* apart, as the arguments may well hold err->text itself */
 

@@ -26,8 +26,9 @@ int hv_parse_u64(const char *what, const char *text, uint64_t max, uint64_t *out
 	int rc = digits(text, &v, &end);
 
 	if (rc == -EINVAL || *end != '\0')
-		return hv_fail_usage(
-		    err, "%s: '%.64s' is not a number; give digits or 0x and hexadecimal digits", what, text);
+		return hv_fail_usage(err,
+				     "%s: '%.64s' is not a number; give digits or 0x and hexadecimal digits",
+				     what, text);
 	if (rc || v > max)
 		return hv_fail_usage(err, "%s: %.64s is too large; at most %llu", what, text,
 				     (unsigned long long)max);

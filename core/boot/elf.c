@@ -95,14 +95,14 @@ static int check_table(struct hv_elf *elf, const GElf_Ehdr *ehdr, struct hv_erro
 
 	if (ehdr->e_phnum == 0)
 		return hv_fail_unsafe(
-		    err, "%s: no program headers (e_phnum at offset %d is 0), so nothing to load", elf->path,
-		    elf->is64 ? 56 : 44);
+			err, "%s: no program headers (e_phnum at offset %d is 0), so nothing to load",
+			elf->path, elf->is64 ? 56 : 44);
 	/* PN_XNUM, 0xffff: the real number, up to 2^32, would be in the first section header. */
 	if (ehdr->e_phnum > HV_ELF_PHDRS_MAX)
 		return hv_fail_unsafe(
-		    err, "%s: e_phnum at offset %d says %s%u program headers; at most %d are taken",
-		    elf->path, elf->is64 ? 56 : 44, ehdr->e_phnum == PN_XNUM ? "more than " : "",
-		    ehdr->e_phnum - (ehdr->e_phnum == PN_XNUM), HV_ELF_PHDRS_MAX);
+			err, "%s: e_phnum at offset %d says %s%u program headers; at most %d are taken",
+			elf->path, elf->is64 ? 56 : 44, ehdr->e_phnum == PN_XNUM ? "more than " : "",
+			ehdr->e_phnum - (ehdr->e_phnum == PN_XNUM), HV_ELF_PHDRS_MAX);
 	if (ehdr->e_phentsize != entry)
 		return hv_fail_unsafe(err, "%s: e_phentsize at offset %d is %u, not %zu", elf->path,
 				      elf->is64 ? 54 : 42, ehdr->e_phentsize, entry);
@@ -214,8 +214,8 @@ static int check_overlaps(const struct hv_elf *elf, struct hv_error *err)
 	/* hv:end */
 	if (!found)
 		return hv_fail_unsafe(
-		    err, "%s: none of the %u program headers at offset 0x%" PRIx64 " is to be loaded",
-		    elf->path, elf->phnum, elf->phoff);
+			err, "%s: none of the %u program headers at offset 0x%" PRIx64 " is to be loaded",
+			elf->path, elf->phnum, elf->phoff);
 	return 0;
 }
 

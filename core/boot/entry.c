@@ -60,15 +60,15 @@ int hv_entry_apply(const struct hv_entry *entry, const struct hv_vcpu *vcpu, str
 {
 	struct kvm_sregs sregs;
 	struct kvm_regs regs = {
-	    .rip = entry->rip,
-	    .rsp = entry->rsp,
-	    .rax = entry->rax,
-	    .rbx = entry->rbx,
-	    .rcx = entry->rcx,
-	    .rdx = entry->rdx,
-	    .rsi = entry->rsi,
-	    .rdi = entry->rdi,
-	    .rflags = RFLAGS_FIXED,
+		.rip = entry->rip,
+		.rsp = entry->rsp,
+		.rax = entry->rax,
+		.rbx = entry->rbx,
+		.rcx = entry->rcx,
+		.rdx = entry->rdx,
+		.rsi = entry->rsi,
+		.rdi = entry->rdi,
+		.rflags = RFLAGS_FIXED,
 	};
 	int rc = hv_vcpu_get_sregs(vcpu, &sregs, err);
 

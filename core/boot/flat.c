@@ -22,19 +22,19 @@ int hv_boot_flat(const struct hv_boot_request *request, struct hv_memory *mem, s
 		return hv_fail_unsafe(err, "%s: the image is empty", request->path);
 	if (request->load_addr > 0xffff)
 		return hv_fail_usage(
-		    err,
-		    "%s: a flat image starts in real mode with CS 0 and can't be entered at 0x%" PRIx64
-		    "; choose a --load-addr below 0x10000",
-		    request->path, request->load_addr);
+			err,
+			"%s: a flat image starts in real mode with CS 0 and can't be entered at 0x%" PRIx64
+			"; choose a --load-addr below 0x10000",
+			request->path, request->load_addr);
 	if (request->module_count)
 		return hv_fail_usage(
-		    err, "%s: a flat image can't be given modules (--initrd); make it ELF or multiboot",
-		    request->path);
+			err, "%s: a flat image can't be given modules (--initrd); make it ELF or multiboot",
+			request->path);
 	if (request->cmdline && request->cmdline[0])
 		return hv_fail_usage(
-		    err,
-		    "%s: a flat image can't be given a command line (--append); make it ELF or multiboot",
-		    request->path);
+			err,
+			"%s: a flat image can't be given a command line (--append); make it ELF or multiboot",
+			request->path);
 	rc = hv_boot_check_range(mem, HV_ENTRY_REAL, request->path, "the flat image", request->load_addr,
 				 request->size, err);
 	if (rc)

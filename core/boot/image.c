@@ -9,8 +9,8 @@
 #include "boot/layout.h"
 
 static const char *const kind_names[] = {
-    [HV_BOOT_AUTO] = "auto",           [HV_BOOT_FLAT] = "flat", [HV_BOOT_ELF] = "elf",
-    [HV_BOOT_MULTIBOOT] = "multiboot", [HV_BOOT_PVH] = "pvh",
+	[HV_BOOT_AUTO] = "auto",           [HV_BOOT_FLAT] = "flat", [HV_BOOT_ELF] = "elf",
+	[HV_BOOT_MULTIBOOT] = "multiboot", [HV_BOOT_PVH] = "pvh",
 };
 
 int hv_boot_kind_parse(enum hv_boot_kind *kind, const char *text, struct hv_error *err)

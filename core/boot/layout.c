@@ -20,11 +20,11 @@ struct area {
 };
 
 static const struct area areas[] = {
-    {HV_BOOT_INFO_ADDR, HV_BOOT_INFO_SIZE, false, "the boot information"},
-    {HV_BOOT_STACK, HV_BOOT_STACK_SIZE, false, "the first stack"},
-    {HV_BOOT_TABLES, HV_PAGE_SIZE, false, "the GDT"},
-    {HV_BOOT_TABLES + HV_PAGE_SIZE, HV_BOOT_TABLES_SIZE - HV_PAGE_SIZE, true, "the page tables"},
-    {HV_BOOT_CMDLINE, HV_BOOT_CMDLINE_MAX, false, "the command line"},
+	{HV_BOOT_INFO_ADDR, HV_BOOT_INFO_SIZE, false, "the boot information"},
+	{HV_BOOT_STACK, HV_BOOT_STACK_SIZE, false, "the first stack"},
+	{HV_BOOT_TABLES, HV_PAGE_SIZE, false, "the GDT"},
+	{HV_BOOT_TABLES + HV_PAGE_SIZE, HV_BOOT_TABLES_SIZE - HV_PAGE_SIZE, true, "the page tables"},
+	{HV_BOOT_CMDLINE, HV_BOOT_CMDLINE_MAX, false, "the command line"},
 };
 
 static int check_areas(enum hv_entry_mode mode, const char *path, const char *what, uint64_t gpa,
@@ -180,9 +180,9 @@ int hv_boot_put_cmdline(const struct hv_boot_request *request, const struct hv_m
 				     request->path, size - 1, HV_BOOT_CMDLINE_MAX - 1);
 	if (hv_memory_write(mem, HV_BOOT_CMDLINE, cmdline, size))
 		return hv_fail(
-		    err, ENOMEM,
-		    "%s: no RAM at 0x%llx for the command line; give the VM at least 256 KiB (--mem)",
-		    request->path, HV_BOOT_CMDLINE);
+			err, ENOMEM,
+			"%s: no RAM at 0x%llx for the command line; give the VM at least 256 KiB (--mem)",
+			request->path, HV_BOOT_CMDLINE);
 	return 0;
 }
 
@@ -210,8 +210,8 @@ int hv_info_write(const struct hv_info *info, const struct hv_memory *mem, const
 			       path, HV_BOOT_INFO_SIZE);
 	if (hv_memory_write(mem, HV_BOOT_INFO_ADDR, info->bytes, info->used))
 		return hv_fail(
-		    err, ENOMEM,
-		    "%s: no RAM at 0x%llx for the boot information; give the VM at least 256 KiB (--mem)",
-		    path, HV_BOOT_INFO_ADDR);
+			err, ENOMEM,
+			"%s: no RAM at 0x%llx for the boot information; give the VM at least 256 KiB (--mem)",
+			path, HV_BOOT_INFO_ADDR);
 	return 0;
 }

@@ -74,14 +74,14 @@ static uint64_t descriptor(const struct kvm_segment *s)
 static struct kvm_segment flat_segment(unsigned index, uint8_t type, bool code64)
 {
 	return (struct kvm_segment){
-	    .selector = (uint16_t)(index * 8),
-	    .limit = 0xffffffff,
-	    .type = type,
-	    .present = 1,
-	    .s = 1,
-	    .g = 1,
-	    .l = code64,
-	    .db = !code64, /* 64-bit code has L set and D clear; both set is reserved */
+		.selector = (uint16_t)(index * 8),
+		.limit = 0xffffffff,
+		.type = type,
+		.present = 1,
+		.s = 1,
+		.g = 1,
+		.l = code64,
+		.db = !code64, /* 64-bit code has L set and D clear; both set is reserved */
 	};
 }
 
@@ -92,11 +92,11 @@ static void set_segments(struct kvm_sregs *sregs, bool code64, uint64_t tss)
 	sregs->ds = flat_segment(GDT_DATA, TYPE_DATA, false);
 	sregs->es = sregs->fs = sregs->gs = sregs->ss = sregs->ds;
 	sregs->tr = (struct kvm_segment){
-	    .selector = GDT_TSS * 8, .base = tss, .limit = TSS_LIMIT, .type = TYPE_TSS, .present = 1};
+		.selector = GDT_TSS * 8, .base = tss, .limit = TSS_LIMIT, .type = TYPE_TSS, .present = 1};
 	sregs->ldt = (struct kvm_segment){.type = TYPE_LDT, .unusable = 1};
 	sregs->gdt = (struct kvm_dtable){.base = GDT_ADDR, .limit = GDT_ENTRIES * 8 - 1};
 	sregs->idt = (struct kvm_dtable){.base = 0, .limit = 0}; /* none: an exception is a triple fault */
-	/* hv:end */
+								 /* hv:end */
 }
 
 /* The GDT says what the segment registers say, so that a kernel may reload them. */

@@ -1,6 +1,6 @@
 /*
- * ELF notes: what an image asks of who boots it. PVH's entry point is one (Xen's), the interrupt controllers that the
- * image needs another (hvkit's own).
+ * ELF notes: what an image asks of who boots it. PVH's entry point is one (Xen's), the interrupt controllers
+ * that the image needs another (hvkit's own).
  *
  * May call elf.h's accessors only; the program headers have been checked by hv_elf_open.
  * Rules: System V ABI, chapter 5, Note Section.
@@ -62,8 +62,8 @@ int hv_elf_irqchip(const struct hv_elf *elf, enum hv_irqchip *irqchip, struct hv
 		return rc;
 	if (value > HV_IRQCHIP_FULL)
 		return hv_fail_unsafe(
-		    err, "%s: its hvkit note asks for interrupt controller %" PRIu64 "; 0 to 3 exist",
-		    elf->path, value);
+			err, "%s: its hvkit note asks for interrupt controller %" PRIu64 "; 0 to 3 exist",
+			elf->path, value);
 	*irqchip = (enum hv_irqchip)value;
 	return 0;
 }

@@ -1,6 +1,6 @@
 /*
- * hvm_start_info: modules, command line and memory map in one structure, which PVH kernels find through EBX, and plain
- * ELF kernels by the same form.
+ * hvm_start_info: modules, command line and memory map in one structure, which PVH kernels find through EBX,
+ * and plain ELF kernels by the same form.
  *
  * May call layout.c and kvm/memory.h.
  * Rules: Xen, public/arch-x86/hvm/start_info.h.
@@ -52,9 +52,9 @@ static void add_modules(struct hv_info *info, const struct hv_boot_request *requ
 		const char *name = request->modules[i].name ? request->modules[i].name : "";
 
 		table[i] = (struct module_entry){
-		    .gpa = placed[i].gpa,
-		    .size = placed[i].end - placed[i].gpa,
-		    .cmdline = hv_info_add(info, name, strlen(name) + 1),
+			.gpa = placed[i].gpa,
+			.size = placed[i].end - placed[i].gpa,
+			.cmdline = hv_info_add(info, name, strlen(name) + 1),
 		};
 	}
 	start->nr_modules = request->module_count;

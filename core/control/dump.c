@@ -64,9 +64,9 @@ static int add_run(struct dump *d, uint64_t gva, uint64_t gpa, uint64_t size, st
 
 		if (room > RUNS_MAX)
 			return hv_fail(
-			    err, E2BIG,
-			    "the page tables map more than %u separate pieces; dump without paging",
-			    RUNS_MAX);
+				err, E2BIG,
+				"the page tables map more than %u separate pieces; dump without paging",
+				RUNS_MAX);
 		grown = realloc(d->runs, room * sizeof(*grown));
 		if (!grown)
 			return hv_fail(err, ENOMEM, "no memory for the list of %zu mappings", room);
@@ -99,10 +99,10 @@ static int add_mapping(struct dump *d, uint64_t gva, uint64_t gpa, uint64_t size
 static uint64_t span(const struct hv_walk *w)
 {
 	static const unsigned bits[][5] = {
-	    [HV_PAGING_32BIT] = {22, 12},
-	    [HV_PAGING_PAE] = {30, 21, 12},
-	    [HV_PAGING_4LEVEL] = {39, 30, 21, 12},
-	    [HV_PAGING_5LEVEL] = {48, 39, 30, 21, 12},
+		[HV_PAGING_32BIT] = {22, 12},
+		[HV_PAGING_PAE] = {30, 21, 12},
+		[HV_PAGING_4LEVEL] = {39, 30, 21, 12},
+		[HV_PAGING_5LEVEL] = {48, 39, 30, 21, 12},
 	};
 
 	if (w->mapped)
@@ -189,11 +189,11 @@ static void fill_prstatus(struct elf_prstatus *p, unsigned cpu, const struct kvm
 {
 	/* struct user_regs_struct's order */
 	const uint64_t regs[27] = {
-	    r->r15,         r->r14,         r->r13,         r->r12,     r->rbp,     r->rbx,
-	    r->r11,         r->r10,         r->r9,          r->r8,      r->rax,     r->rcx,
-	    r->rdx,         r->rsi,         r->rdi,         r->rax,     r->rip,     s->cs.selector,
-	    r->rflags,      r->rsp,         s->ss.selector, s->fs.base, s->gs.base, s->ds.selector,
-	    s->es.selector, s->fs.selector, s->gs.selector};
+		r->r15,         r->r14,         r->r13,         r->r12,     r->rbp,     r->rbx,
+		r->r11,         r->r10,         r->r9,          r->r8,      r->rax,     r->rcx,
+		r->rdx,         r->rsi,         r->rdi,         r->rax,     r->rip,     s->cs.selector,
+		r->rflags,      r->rsp,         s->ss.selector, s->fs.base, s->gs.base, s->ds.selector,
+		s->es.selector, s->fs.selector, s->gs.selector};
 
 	_Static_assert(sizeof(regs) == sizeof(p->pr_reg), "27 registers");
 	memset(p, 0, sizeof(*p));
@@ -204,49 +204,49 @@ static void fill_prstatus(struct elf_prstatus *p, unsigned cpu, const struct kvm
 static struct qemu_segment qemu_segment(const struct kvm_segment *s)
 {
 	return (struct qemu_segment){
-	    .selector = s->selector,
-	    .limit = s->limit,
-	    .flags = (uint32_t)s->type << 8 | (uint32_t)s->s << 12 | (uint32_t)s->dpl << 13 |
-		     (uint32_t)s->present << 15 | (uint32_t)s->avl << 20 | (uint32_t)s->l << 21 |
-		     (uint32_t)s->db << 22 | (uint32_t)s->g << 23,
-	    .base = s->base,
+		.selector = s->selector,
+		.limit = s->limit,
+		.flags = (uint32_t)s->type << 8 | (uint32_t)s->s << 12 | (uint32_t)s->dpl << 13 |
+			 (uint32_t)s->present << 15 | (uint32_t)s->avl << 20 | (uint32_t)s->l << 21 |
+			 (uint32_t)s->db << 22 | (uint32_t)s->g << 23,
+		.base = s->base,
 	};
 }
 
 static void fill_qemu(struct qemu_cpu *q, const struct kvm_regs *r, const struct kvm_sregs *s)
 {
 	*q = (struct qemu_cpu){
-	    .version = 1,
-	    .size = sizeof(*q),
-	    .rax = r->rax,
-	    .rbx = r->rbx,
-	    .rcx = r->rcx,
-	    .rdx = r->rdx,
-	    .rsi = r->rsi,
-	    .rdi = r->rdi,
-	    .rsp = r->rsp,
-	    .rbp = r->rbp,
-	    .r8 = r->r8,
-	    .r9 = r->r9,
-	    .r10 = r->r10,
-	    .r11 = r->r11,
-	    .r12 = r->r12,
-	    .r13 = r->r13,
-	    .r14 = r->r14,
-	    .r15 = r->r15,
-	    .rip = r->rip,
-	    .rflags = r->rflags,
-	    .cs = qemu_segment(&s->cs),
-	    .ds = qemu_segment(&s->ds),
-	    .es = qemu_segment(&s->es),
-	    .fs = qemu_segment(&s->fs),
-	    .gs = qemu_segment(&s->gs),
-	    .ss = qemu_segment(&s->ss),
-	    .ldt = qemu_segment(&s->ldt),
-	    .tr = qemu_segment(&s->tr),
-	    .gdt = {.limit = s->gdt.limit, .base = s->gdt.base},
-	    .idt = {.limit = s->idt.limit, .base = s->idt.base},
-	    .cr = {s->cr0, 0, s->cr2, s->cr3, s->cr4},
+		.version = 1,
+		.size = sizeof(*q),
+		.rax = r->rax,
+		.rbx = r->rbx,
+		.rcx = r->rcx,
+		.rdx = r->rdx,
+		.rsi = r->rsi,
+		.rdi = r->rdi,
+		.rsp = r->rsp,
+		.rbp = r->rbp,
+		.r8 = r->r8,
+		.r9 = r->r9,
+		.r10 = r->r10,
+		.r11 = r->r11,
+		.r12 = r->r12,
+		.r13 = r->r13,
+		.r14 = r->r14,
+		.r15 = r->r15,
+		.rip = r->rip,
+		.rflags = r->rflags,
+		.cs = qemu_segment(&s->cs),
+		.ds = qemu_segment(&s->ds),
+		.es = qemu_segment(&s->es),
+		.fs = qemu_segment(&s->fs),
+		.gs = qemu_segment(&s->gs),
+		.ss = qemu_segment(&s->ss),
+		.ldt = qemu_segment(&s->ldt),
+		.tr = qemu_segment(&s->tr),
+		.gdt = {.limit = s->gdt.limit, .base = s->gdt.base},
+		.idt = {.limit = s->idt.limit, .base = s->idt.base},
+		.cr = {s->cr0, 0, s->cr2, s->cr3, s->cr4},
 	};
 }
 
@@ -322,17 +322,17 @@ static int put_headers(struct dump *d, struct hv_error *err)
 	const uint64_t notes_at = sizeof(Elf64_Ehdr) + count * sizeof(Elf64_Phdr);
 	const uint64_t section_at = notes_at + d->notes_size;
 	const Elf64_Ehdr head = {
-	    .e_ident = {ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS64, ELFDATA2LSB, EV_CURRENT},
-	    .e_type = ET_CORE,
-	    .e_machine = EM_X86_64,
-	    .e_version = EV_CURRENT,
-	    .e_phoff = sizeof(Elf64_Ehdr),
-	    .e_ehsize = sizeof(Elf64_Ehdr),
-	    .e_phentsize = sizeof(Elf64_Phdr),
-	    .e_phnum = many ? PN_XNUM : (uint16_t)count,
-	    .e_shoff = many ? section_at : 0,
-	    .e_shentsize = sizeof(Elf64_Shdr),
-	    .e_shnum = many,
+		.e_ident = {ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS64, ELFDATA2LSB, EV_CURRENT},
+		.e_type = ET_CORE,
+		.e_machine = EM_X86_64,
+		.e_version = EV_CURRENT,
+		.e_phoff = sizeof(Elf64_Ehdr),
+		.e_ehsize = sizeof(Elf64_Ehdr),
+		.e_phentsize = sizeof(Elf64_Phdr),
+		.e_phnum = many ? PN_XNUM : (uint16_t)count,
+		.e_shoff = many ? section_at : 0,
+		.e_shentsize = sizeof(Elf64_Shdr),
+		.e_shnum = many,
 	};
 	const Elf64_Shdr section = {.sh_info = (uint32_t)count};
 	const Elf64_Phdr note = {.p_type = PT_NOTE,

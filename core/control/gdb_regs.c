@@ -54,81 +54,81 @@ struct reg {
 	}
 
 static const struct reg regs_core[] = {
-    REG64(rax),
-    REG64(rbx),
-    REG64(rcx),
-    REG64(rdx),
-    REG64(rsi),
-    REG64(rdi),
-    PTR64(rbp),
-    PTR64(rsp),
-    REG64(r8),
-    REG64(r9),
-    REG64(r10),
-    REG64(r11),
-    REG64(r12),
-    REG64(r13),
-    REG64(r14),
-    REG64(r15),
-    {"rip", 8, 8, AT(regs.rip), "code_ptr", NULL},
-    {"eflags", 4, 4, AT(regs.rflags), "i386_eflags", NULL},
-    SEG(cs),
-    SEG(ss),
-    SEG(ds),
-    SEG(es),
-    SEG(fs),
-    SEG(gs),
-    ST(0),
-    ST(1),
-    ST(2),
-    ST(3),
-    ST(4),
-    ST(5),
-    ST(6),
-    ST(7),
-    FCTL(fctrl),
-    FCTL(fstat),
-    FCTL(ftag),
-    FCTL(fiseg),
-    FCTL(fioff),
-    FCTL(foseg),
-    FCTL(fooff),
-    FCTL(fop),
+	REG64(rax),
+	REG64(rbx),
+	REG64(rcx),
+	REG64(rdx),
+	REG64(rsi),
+	REG64(rdi),
+	PTR64(rbp),
+	PTR64(rsp),
+	REG64(r8),
+	REG64(r9),
+	REG64(r10),
+	REG64(r11),
+	REG64(r12),
+	REG64(r13),
+	REG64(r14),
+	REG64(r15),
+	{"rip", 8, 8, AT(regs.rip), "code_ptr", NULL},
+	{"eflags", 4, 4, AT(regs.rflags), "i386_eflags", NULL},
+	SEG(cs),
+	SEG(ss),
+	SEG(ds),
+	SEG(es),
+	SEG(fs),
+	SEG(gs),
+	ST(0),
+	ST(1),
+	ST(2),
+	ST(3),
+	ST(4),
+	ST(5),
+	ST(6),
+	ST(7),
+	FCTL(fctrl),
+	FCTL(fstat),
+	FCTL(ftag),
+	FCTL(fiseg),
+	FCTL(fioff),
+	FCTL(foseg),
+	FCTL(fooff),
+	FCTL(fop),
 };
 
 static const struct reg regs_sse[] = {
-    XMM(0),
-    XMM(1),
-    XMM(2),
-    XMM(3),
-    XMM(4),
-    XMM(5),
-    XMM(6),
-    XMM(7),
-    XMM(8),
-    XMM(9),
-    XMM(10),
-    XMM(11),
-    XMM(12),
-    XMM(13),
-    XMM(14),
-    XMM(15),
-    {"mxcsr", 4, 4, FX(24), "i386_mxcsr", "vector"},
+	XMM(0),
+	XMM(1),
+	XMM(2),
+	XMM(3),
+	XMM(4),
+	XMM(5),
+	XMM(6),
+	XMM(7),
+	XMM(8),
+	XMM(9),
+	XMM(10),
+	XMM(11),
+	XMM(12),
+	XMM(13),
+	XMM(14),
+	XMM(15),
+	{"mxcsr", 4, 4, FX(24), "i386_mxcsr", "vector"},
 };
 
 static const struct reg regs_segments[] = {
-    {"fs_base", 8, 8, AT(sregs.fs.base), "int", NULL},
-    {"gs_base", 8, 8, AT(sregs.gs.base), "int", NULL},
+	{"fs_base", 8, 8, AT(sregs.fs.base), "int", NULL},
+	{"gs_base", 8, 8, AT(sregs.gs.base), "int", NULL},
 };
 
 static const struct reg regs_system[] = {
-    {"k_gs_base", 8, 8, AT(kernel_gs_base), "int64", "system"},
-    CR(cr0, "x86_cr0"),
-    CR(cr2, "int64"),
-    CR(cr3, "int64"),
-    CR(cr4, "x86_cr4"),
-    CR(cr8, "int64"),
-    CR(efer, "x86_efer"),
+	{"k_gs_base", 8, 8, AT(kernel_gs_base), "int64", "system"},
+	CR(cr0, "x86_cr0"),
+	CR(cr2, "int64"),
+	CR(cr3, "int64"),
+	CR(cr4, "x86_cr4"),
+	CR(cr8, "int64"),
+	CR(efer, "x86_efer"),
 };
 
 #define BIT(name, at) "<field name=\"" name "\" start=\"" #at "\" end=\"" #at "\"/>"
@@ -139,39 +139,44 @@ static const struct feature {
 	const struct reg *regs;
 	unsigned count;
 } features[] = {
-    {"org.gnu.gdb.i386.core",
-     "<flags id=\"i386_eflags\" size=\"4\">" BIT("CF", 0) BIT("", 1) BIT("PF", 2) BIT("AF", 4) BIT("ZF", 6)
-	 BIT("SF", 7) BIT("TF", 8) BIT("IF", 9) BIT("DF", 10) BIT("OF", 11) BIT("NT", 14) BIT("RF", 16)
-	     BIT("VM", 17) BIT("AC", 18) BIT("VIF", 19) BIT("VIP", 20) BIT("ID", 21) "</flags>",
-     regs_core, HV_ARRAY_SIZE(regs_core)},
-    {"org.gnu.gdb.i386.sse",
-     "<vector id=\"v4f\" type=\"ieee_single\" count=\"4\"/><vector id=\"v2d\" type=\"ieee_double\" "
-     "count=\"2\"/>"
-     "<vector id=\"v16i8\" type=\"int8\" count=\"16\"/><vector id=\"v8i16\" type=\"int16\" count=\"8\"/>"
-     "<vector id=\"v4i32\" type=\"int32\" count=\"4\"/><vector id=\"v2i64\" type=\"int64\" count=\"2\"/>"
-     "<union id=\"vec128\"><field name=\"v4_float\" type=\"v4f\"/><field name=\"v2_double\" type=\"v2d\"/>"
-     "<field name=\"v16_int8\" type=\"v16i8\"/><field name=\"v8_int16\" type=\"v8i16\"/>"
-     "<field name=\"v4_int32\" type=\"v4i32\"/><field name=\"v2_int64\" type=\"v2i64\"/>"
-     "<field name=\"uint128\" type=\"uint128\"/></union>"
-     "<flags id=\"i386_mxcsr\" size=\"4\">" BIT("IE", 0) BIT("DE", 1) BIT("ZE", 2) BIT("OE", 3) BIT("UE", 4)
-	 BIT("PE", 5) BIT("DAZ", 6) BIT("IM", 7) BIT("DM", 8) BIT("ZM", 9) BIT("OM", 10) BIT("UM", 11)
-	     BIT("PM", 12) BIT("FZ", 15) "</flags>",
-     regs_sse, HV_ARRAY_SIZE(regs_sse)},
-    {"org.gnu.gdb.i386.segments", "", regs_segments, HV_ARRAY_SIZE(regs_segments)},
-    {"org.hvkit.x86.system",
-     "<flags id=\"x86_cr0\" size=\"8\">" BIT("PE", 0) BIT("MP", 1) BIT("EM", 2) BIT("TS", 3) BIT("ET", 4)
-	 BIT("NE", 5) BIT("WP", 16) BIT("AM", 18) BIT("NW", 29) BIT("CD", 30)
-	     BIT("PG", 31) "</flags>"
-			   "<flags id=\"x86_cr4\" size=\"8\">" BIT("VME", 0) BIT("PVI", 1) BIT("TSD", 2)
-			       BIT("DE", 3) BIT("PSE", 4) BIT("PAE", 5) BIT("MCE", 6) BIT("PGE", 7)
-				   BIT("PCE", 8) BIT("OSFXSR", 9) BIT("OSXMMEXCPT", 10) BIT("UMIP", 11)
-				       BIT("LA57", 12) BIT("VMXE", 13) BIT("FSGSBASE", 16) BIT("PCIDE", 17)
-					   BIT("OSXSAVE", 18) BIT("SMEP", 20) BIT("SMAP", 21) BIT(
-					       "PKE", 22) "</flags>"
-							  "<flags id=\"x86_efer\" size=\"8\">" BIT("SCE", 0)
-							      BIT("LME", 8) BIT("LMA", 10) BIT("NXE", 11)
-								  BIT("SVME", 12) "</flags>",
-     regs_system, HV_ARRAY_SIZE(regs_system)},
+	{"org.gnu.gdb.i386.core",
+	 "<flags id=\"i386_eflags\" size=\"4\">" BIT("CF", 0) BIT("", 1) BIT("PF", 2) BIT("AF", 4)
+		 BIT("ZF", 6) BIT("SF", 7) BIT("TF", 8) BIT("IF", 9) BIT("DF", 10) BIT("OF", 11) BIT("NT", 14)
+			 BIT("RF", 16) BIT("VM", 17) BIT("AC", 18) BIT("VIF", 19) BIT("VIP", 20)
+				 BIT("ID", 21) "</flags>",
+	 regs_core, HV_ARRAY_SIZE(regs_core)},
+	{"org.gnu.gdb.i386.sse",
+	 "<vector id=\"v4f\" type=\"ieee_single\" count=\"4\"/><vector id=\"v2d\" type=\"ieee_double\" "
+	 "count=\"2\"/>"
+	 "<vector id=\"v16i8\" type=\"int8\" count=\"16\"/><vector id=\"v8i16\" type=\"int16\" count=\"8\"/>"
+	 "<vector id=\"v4i32\" type=\"int32\" count=\"4\"/><vector id=\"v2i64\" type=\"int64\" count=\"2\"/>"
+	 "<union id=\"vec128\"><field name=\"v4_float\" type=\"v4f\"/><field name=\"v2_double\" "
+	 "type=\"v2d\"/>"
+	 "<field name=\"v16_int8\" type=\"v16i8\"/><field name=\"v8_int16\" type=\"v8i16\"/>"
+	 "<field name=\"v4_int32\" type=\"v4i32\"/><field name=\"v2_int64\" type=\"v2i64\"/>"
+	 "<field name=\"uint128\" type=\"uint128\"/></union>"
+	 "<flags id=\"i386_mxcsr\" size=\"4\">" BIT("IE", 0) BIT("DE", 1) BIT("ZE", 2) BIT("OE", 3)
+		 BIT("UE", 4) BIT("PE", 5) BIT("DAZ", 6) BIT("IM", 7) BIT("DM", 8) BIT("ZM", 9) BIT("OM", 10)
+			 BIT("UM", 11) BIT("PM", 12) BIT("FZ", 15) "</flags>",
+	 regs_sse, HV_ARRAY_SIZE(regs_sse)},
+	{"org.gnu.gdb.i386.segments", "", regs_segments, HV_ARRAY_SIZE(regs_segments)},
+	{"org.hvkit.x86.system",
+	 "<flags id=\"x86_cr0\" size=\"8\">" BIT("PE", 0) BIT("MP", 1) BIT("EM", 2) BIT("TS", 3) BIT(
+		 "ET", 4) BIT("NE", 5) BIT("WP", 16) BIT("AM", 18) BIT("NW", 29) BIT("CD", 30)
+		 BIT("PG",
+		     31) "</flags>"
+			 "<flags id=\"x86_cr4\" size=\"8\">" BIT("VME", 0) BIT("PVI", 1) BIT("TSD", 2) BIT(
+				 "DE", 3) BIT("PSE", 4) BIT("PAE", 5) BIT("MCE", 6) BIT("PGE", 7) BIT("PCE",
+												      8)
+				 BIT("OSFXSR", 9) BIT("OSXMMEXCPT", 10) BIT("UMIP", 11) BIT("LA57", 12) BIT(
+					 "VMXE", 13) BIT("FSGSBASE", 16) BIT("PCIDE", 17) BIT("OSXSAVE", 18)
+					 BIT("SMEP", 20) BIT("SMAP", 21)
+						 BIT("PKE",
+						     22) "</flags>"
+							 "<flags id=\"x86_efer\" size=\"8\">" BIT("SCE", 0)
+								 BIT("LME", 8) BIT("LMA", 10) BIT("NXE", 11)
+									 BIT("SVME", 12) "</flags>",
+	 regs_system, HV_ARRAY_SIZE(regs_system)},
 };
 
 void hv_gdb_describe(struct hv_gdb_text *xml)

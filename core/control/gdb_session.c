@@ -57,7 +57,7 @@ static void send_result(struct hv_gdb_session *s, int rc)
 static void send_stop(struct hv_gdb_session *s)
 {
 	static const char *const watch[] = {
-	    [HV_GDB_WRITE] = "watch", [HV_GDB_READ] = "rwatch", [HV_GDB_ACCESS] = "awatch"};
+		[HV_GDB_WRITE] = "watch", [HV_GDB_READ] = "rwatch", [HV_GDB_ACCESS] = "awatch"};
 	const struct hv_gdb_stop *stop = &s->stop;
 	struct hv_gdb_text t = {0};
 

@@ -107,11 +107,11 @@ int hv_inspect_regs(struct hv_machine *m, unsigned cpu, json_t **result, struct 
 		const char *name;
 		uint64_t value;
 	} list[] = {
-	    {"rax", r.regs.rax}, {"rbx", r.regs.rbx},       {"rcx", r.regs.rcx}, {"rdx", r.regs.rdx},
-	    {"rsi", r.regs.rsi}, {"rdi", r.regs.rdi},       {"rbp", r.regs.rbp}, {"rsp", r.regs.rsp},
-	    {"r8", r.regs.r8},   {"r9", r.regs.r9},         {"r10", r.regs.r10}, {"r11", r.regs.r11},
-	    {"r12", r.regs.r12}, {"r13", r.regs.r13},       {"r14", r.regs.r14}, {"r15", r.regs.r15},
-	    {"rip", r.regs.rip}, {"rflags", r.regs.rflags},
+		{"rax", r.regs.rax}, {"rbx", r.regs.rbx},       {"rcx", r.regs.rcx}, {"rdx", r.regs.rdx},
+		{"rsi", r.regs.rsi}, {"rdi", r.regs.rdi},       {"rbp", r.regs.rbp}, {"rsp", r.regs.rsp},
+		{"r8", r.regs.r8},   {"r9", r.regs.r9},         {"r10", r.regs.r10}, {"r11", r.regs.r11},
+		{"r12", r.regs.r12}, {"r13", r.regs.r13},       {"r14", r.regs.r14}, {"r15", r.regs.r15},
+		{"rip", r.regs.rip}, {"rflags", r.regs.rflags},
 	};
 	put(&o, "cpu", json_integer(cpu));
 	put(&o, "mode", json_string(mode_name(&r.sregs, r.regs.rflags)));
@@ -145,20 +145,20 @@ int hv_inspect_sregs(struct hv_machine *m, unsigned cpu, json_t **result, struct
 		const char *name;
 		uint64_t value;
 	} list[] = {
-	    {"cr0", s->cr0},
-	    {"cr2", s->cr2},
-	    {"cr3", s->cr3},
-	    {"cr4", s->cr4},
-	    {"cr8", s->cr8},
-	    {"efer", s->efer},
-	    {"apic-base", s->apic_base},
+		{"cr0", s->cr0},
+		{"cr2", s->cr2},
+		{"cr3", s->cr3},
+		{"cr4", s->cr4},
+		{"cr8", s->cr8},
+		{"efer", s->efer},
+		{"apic-base", s->apic_base},
 	};
 	const struct {
 		const char *name;
 		const struct kvm_segment *segment;
 	} segs[] = {
-	    {"cs", &s->cs}, {"ss", &s->ss}, {"ds", &s->ds}, {"es", &s->es},
-	    {"fs", &s->fs}, {"gs", &s->gs}, {"tr", &s->tr}, {"ldt", &s->ldt},
+		{"cs", &s->cs}, {"ss", &s->ss}, {"ds", &s->ds}, {"es", &s->es},
+		{"fs", &s->fs}, {"gs", &s->gs}, {"tr", &s->tr}, {"ldt", &s->ldt},
 	};
 	put(&o, "cpu", json_integer(cpu));
 	put(&o, "mode", json_string(mode_name(s, r.regs.rflags)));
@@ -265,9 +265,9 @@ static uint64_t examine_values(struct object *o, json_t *items, const struct sou
 			uint8_t raw[8] = {0};
 
 			memcpy(raw, page + i * what->size, what->size);
-			append(
-			    o, items,
-			    json_sprintf("0x%0*llx", (int)what->size * 2, (unsigned long long)hv_le64(raw)));
+			append(o, items,
+			       json_sprintf("0x%0*llx", (int)what->size * 2,
+					    (unsigned long long)hv_le64(raw)));
 		}
 		given += got;
 		at += got * what->size;
@@ -323,9 +323,9 @@ static uint64_t examine_strings(struct object *o, json_t *items, const struct so
 			length += (size_t)snprintf(text + length, sizeof(text) - length,
 						   plain ? "%c" : "\\x%02x", raw[n]);
 		}
-		append(
-		    o, items,
-		    json_pack("{s:o, s:s, s:b}", "address", hex(at), "text", text, "cut", n == STRING_MAX));
+		append(o, items,
+		       json_pack("{s:o, s:s, s:b}", "address", hex(at), "text", text, "cut",
+				 n == STRING_MAX));
 		at += n + (n < got);
 	}
 	return at;

@@ -68,8 +68,8 @@ static void upper(FILE *out, const char *key, unsigned width)
 char *hv_inspect_regs_text(const json_t *regs)
 {
 	static const char *const rows[][4] = {
-	    {"rax", "rbx", "rcx", "rdx"}, {"rsi", "rdi", "rbp", "rsp"},  {"r8", "r9", "r10", "r11"},
-	    {"r12", "r13", "r14", "r15"}, {"rip", "rflags", NULL, NULL},
+		{"rax", "rbx", "rcx", "rdx"}, {"rsi", "rdi", "rbp", "rsp"},  {"r8", "r9", "r10", "r11"},
+		{"r12", "r13", "r14", "r15"}, {"rip", "rflags", NULL, NULL},
 	};
 	static const struct {
 		unsigned bit;
@@ -141,15 +141,15 @@ static void put_bits(FILE *out, uint64_t value, const char *const names[], unsig
 char *hv_inspect_sregs_text(const json_t *sregs)
 {
 	static const char *const cr0[32] = {
-	    [0] = "PE",  [1] = "MP",  [2] = "EM",  [3] = "TS",  [4] = "ET", [5] = "NE",
-	    [16] = "WP", [18] = "AM", [29] = "NW", [30] = "CD", [31] = "PG"};
+		[0] = "PE",  [1] = "MP",  [2] = "EM",  [3] = "TS",  [4] = "ET", [5] = "NE",
+		[16] = "WP", [18] = "AM", [29] = "NW", [30] = "CD", [31] = "PG"};
 	static const char *const cr4[32] = {
-	    [0] = "VME",         [1] = "PVI",      [2] = "TSD",   [3] = "DE",    [4] = "PSE",
-	    [5] = "PAE",         [6] = "MCE",      [7] = "PGE",   [8] = "PCE",   [9] = "OSFXSR",
-	    [10] = "OSXMMEXCPT", [11] = "UMIP",    [12] = "LA57", [13] = "VMXE", [16] = "FSGSBASE",
-	    [17] = "PCIDE",      [18] = "OSXSAVE", [20] = "SMEP", [21] = "SMAP", [22] = "PKE"};
+		[0] = "VME",         [1] = "PVI",      [2] = "TSD",   [3] = "DE",    [4] = "PSE",
+		[5] = "PAE",         [6] = "MCE",      [7] = "PGE",   [8] = "PCE",   [9] = "OSFXSR",
+		[10] = "OSXMMEXCPT", [11] = "UMIP",    [12] = "LA57", [13] = "VMXE", [16] = "FSGSBASE",
+		[17] = "PCIDE",      [18] = "OSXSAVE", [20] = "SMEP", [21] = "SMAP", [22] = "PKE"};
 	static const char *const efer[32] = {
-	    [0] = "SCE", [8] = "LME", [10] = "LMA", [11] = "NXE", [12] = "SVME"};
+		[0] = "SCE", [8] = "LME", [10] = "LMA", [11] = "NXE", [12] = "SVME"};
 	static const struct {
 		const char *name;
 		const char *const *bits;

@@ -36,14 +36,13 @@ static int ask(struct hv_monitor_request *r, const char *execute, json_t *argume
 	return arguments ? 0 : hv_fail(err, ENOMEM, "not enough memory, or a word that is not UTF-8");
 }
 
-/* --- commands without arguments
- * -------------------------------------------------------------------------------- */
+/* --- commands without arguments --- */
 
 static int parse_plain(int argc, char **argv, struct hv_monitor_request *r, struct hv_error *err)
 {
 	static const char *const map[][2] = {
-	    {"pause", "stop"}, {"resume", "cont"},        {"stop", "quit"},
-	    {"quit", "quit"},  {"reset", "system_reset"},
+		{"pause", "stop"}, {"resume", "cont"},        {"stop", "quit"},
+		{"quit", "quit"},  {"reset", "system_reset"},
 	};
 
 	if (argc != 1)
@@ -70,8 +69,7 @@ static int parse_help(int argc, char **argv, struct hv_monitor_request *r, struc
 	return r->text ? 0 : hv_fail(err, ENOMEM, "not enough memory");
 }
 
-/* --- looking
- * --------------------------------------------------------------------------------------------------- */
+/* --- looking --- */
 
 static const char *const info_words[] = {"regs",  "sregs", "memory", "devices", "irqs",
 					 "exits", "cpus",  "status", NULL};
@@ -119,8 +117,8 @@ static int parse_format(const char *fmt, struct hv_monitor_request *r, struct hv
 			format[0] = *fmt;
 		else
 			return hv_fail_usage(
-			    err, "%s: '%c' is neither a format (x d u o c i s) nor a size (b h w g)",
-			    r->command->name, *fmt);
+				err, "%s: '%c' is neither a format (x d u o c i s) nor a size (b h w g)",
+				r->command->name, *fmt);
 		if (*fmt == 'c')
 			size = 1;
 	}
@@ -154,8 +152,7 @@ static int parse_translate(int argc, char **argv, struct hv_monitor_request *r, 
 	return rc || argc == 2 ? rc : add_cpu(r, argv[2], err);
 }
 
-/* --- files
- * ----------------------------------------------------------------------------------------------------- */
+/* --- files --- */
 
 static int set_file(struct hv_monitor_request *r, const char *path, struct hv_error *err)
 {
@@ -183,9 +180,9 @@ static int parse_trace(int argc, char **argv, struct hv_monitor_request *r, stru
 	int rc;
 
 	if (save) {
-		rc =
-		    ask(r, "x-hv-trace",
-			json_pack("{s:s, s:s}", "action", "save", "protocol", "fd:" HV_MONITOR_FILE_FD), err);
+		rc = ask(r, "x-hv-trace",
+			 json_pack("{s:s, s:s}", "action", "save", "protocol", "fd:" HV_MONITOR_FILE_FD),
+			 err);
 		return rc ? rc : set_file(r, argv[2], err);
 	}
 	if (argc == 2) {
@@ -197,8 +194,7 @@ static int parse_trace(int argc, char **argv, struct hv_monitor_request *r, stru
 	return usage(r, err);
 }
 
-/* --- into the guest
- * -------------------------------------------------------------------------------------------- */
+/* --- into the guest --- */
 
 static const char *const inject_words[] = {"nmi", "irq", NULL};
 
@@ -275,8 +271,7 @@ static int parse_send(int argc, char **argv, struct hv_monitor_request *r, struc
 	return rc;
 }
 
-/* --- the table
- * ------------------------------------------------------------------------------------------------- */
+/* --- the table --- */
 
 #define EXAMINE_DETAIL                                                                                       \
 	"FMT is a count, a format (x hexadecimal, d signed, u unsigned, o octal, c character, i "            \
@@ -286,51 +281,54 @@ static int parse_send(int argc, char **argv, struct hv_monitor_request *r, struc
 	"ADDR is a number, or a sum with registers: 0x1000, $rip, $rsp+8. CPU is 0 unless given.\n"
 
 const struct hv_monitor_command hv_monitor_commands[] = {
-    {"status", "", "what the VM is and does", NULL, NULL, false, false, parse_status, hv_text_status},
-    {"pause", "", "stop all vCPUs where they are", NULL, NULL, false, false, parse_plain, hv_text_done},
-    {"resume", "", "let a paused VM go on", NULL, NULL, false, false, parse_plain, hv_text_done},
-    {"stop", "", "end the VM",
-     "The VM ends at once, as if its power were cut, and hvrun exits with status 0. `pause` only holds it.\n",
-     NULL, false, false, parse_plain, hv_text_done},
-    {"reset", "", "restart the VM: memory cleared, devices reset, the image loaded again", NULL, NULL, false,
-     false, parse_plain, hv_text_done},
-    {"info", "regs|sregs|memory|devices|irqs|exits|cpus|status [CPU]", "look into the VM",
-     "regs     general registers of a vCPU (the first unless CPU is given)\n"
-     "sregs    its segments, control registers and descriptor tables\n"
-     "memory   memory slots, and how much of each is in use\n"
-     "devices  who answers at which port or address, and in what state\n"
-     "irqs     PIC, IOAPIC and local APICs\n"
-     "exits    exits of each vCPU by reason, and the last ones\n"
-     "cpus     thread, mode, activity and instruction pointer of each vCPU\n"
-     "status   the same as `status`\n",
-     info_words, true, false, parse_info, hv_text_info},
-    {"x", "/FMT ADDR [CPU]", "memory at a virtual address", EXAMINE_DETAIL, NULL, true, false, parse_examine,
-     hv_text_examine},
-    {"xp", "/FMT ADDR", "memory at a physical address", EXAMINE_DETAIL, NULL, true, false, parse_examine,
-     hv_text_examine},
-    {"translate", "ADDR [CPU]", "from a virtual to a physical address, level by level", NULL, NULL, true,
-     false, parse_translate, hv_text_translate},
-    {"dump", "[-p] FILE", "memory and registers into an ELF core file that gdb opens",
-     "-p: addresses are virtual, by the page tables of the first vCPU; otherwise physical. The VM is paused "
-     "for\n"
-     "the time. FILE appears under its name when it is complete.\n",
-     NULL, false, true, parse_dump, hv_text_done},
-    {"trace", "on|off|status|save FILE", "record every exit",
-     "`save` writes what is recorded in the Chrome trace event format: open FILE in https://ui.perfetto.dev "
-     "or\n"
-     "chrome://tracing. Each vCPU keeps its newest 65536 exits.\n",
-     trace_words, false, true, parse_trace, hv_text_trace},
-    {"inject", "nmi|irq LINE", "an NMI to all vCPUs, or a pulse on an interrupt line (0 to 23)", NULL,
-     inject_words, false, false, parse_inject, hv_text_done},
-    {"send", "[-n] TEXT", "type TEXT and Enter on the serial line",
-     "-n leaves Enter out. \\n \\r \\t \\e \\\\ and \\xNN (01 to 7f) in TEXT stand for the usual "
-     "characters.\n",
-     NULL, false, false, parse_send, hv_text_send},
-    {"quit", "", "end the VM (in interactive hvctl: leave hvctl, the VM goes on)", NULL, NULL, false, false,
-     parse_plain, hv_text_done},
-    {"help", "[COMMAND]", "this list, or more of one command", NULL, NULL, false, false, parse_help,
-     hv_text_done},
-    {0},
+	{"status", "", "what the VM is and does", NULL, NULL, false, false, parse_status, hv_text_status},
+	{"pause", "", "stop all vCPUs where they are", NULL, NULL, false, false, parse_plain, hv_text_done},
+	{"resume", "", "let a paused VM go on", NULL, NULL, false, false, parse_plain, hv_text_done},
+	{"stop", "", "end the VM",
+	 "The VM ends at once, as if its power were cut, and hvrun exits with status 0. `pause` only holds "
+	 "it.\n",
+	 NULL, false, false, parse_plain, hv_text_done},
+	{"reset", "", "restart the VM: memory cleared, devices reset, the image loaded again", NULL, NULL,
+	 false, false, parse_plain, hv_text_done},
+	{"info", "regs|sregs|memory|devices|irqs|exits|cpus|status [CPU]", "look into the VM",
+	 "regs     general registers of a vCPU (the first unless CPU is given)\n"
+	 "sregs    its segments, control registers and descriptor tables\n"
+	 "memory   memory slots, and how much of each is in use\n"
+	 "devices  who answers at which port or address, and in what state\n"
+	 "irqs     PIC, IOAPIC and local APICs\n"
+	 "exits    exits of each vCPU by reason, and the last ones\n"
+	 "cpus     thread, mode, activity and instruction pointer of each vCPU\n"
+	 "status   the same as `status`\n",
+	 info_words, true, false, parse_info, hv_text_info},
+	{"x", "/FMT ADDR [CPU]", "memory at a virtual address", EXAMINE_DETAIL, NULL, true, false,
+	 parse_examine, hv_text_examine},
+	{"xp", "/FMT ADDR", "memory at a physical address", EXAMINE_DETAIL, NULL, true, false, parse_examine,
+	 hv_text_examine},
+	{"translate", "ADDR [CPU]", "from a virtual to a physical address, level by level", NULL, NULL, true,
+	 false, parse_translate, hv_text_translate},
+	{"dump", "[-p] FILE", "memory and registers into an ELF core file that gdb opens",
+	 "-p: addresses are virtual, by the page tables of the first vCPU; otherwise physical. The VM is "
+	 "paused "
+	 "for\n"
+	 "the time. FILE appears under its name when it is complete.\n",
+	 NULL, false, true, parse_dump, hv_text_done},
+	{"trace", "on|off|status|save FILE", "record every exit",
+	 "`save` writes what is recorded in the Chrome trace event format: open FILE in "
+	 "https://ui.perfetto.dev "
+	 "or\n"
+	 "chrome://tracing. Each vCPU keeps its newest 65536 exits.\n",
+	 trace_words, false, true, parse_trace, hv_text_trace},
+	{"inject", "nmi|irq LINE", "an NMI to all vCPUs, or a pulse on an interrupt line (0 to 23)", NULL,
+	 inject_words, false, false, parse_inject, hv_text_done},
+	{"send", "[-n] TEXT", "type TEXT and Enter on the serial line",
+	 "-n leaves Enter out. \\n \\r \\t \\e \\\\ and \\xNN (01 to 7f) in TEXT stand for the usual "
+	 "characters.\n",
+	 NULL, false, false, parse_send, hv_text_send},
+	{"quit", "", "end the VM (in interactive hvctl: leave hvctl, the VM goes on)", NULL, NULL, false,
+	 false, parse_plain, hv_text_done},
+	{"help", "[COMMAND]", "this list, or more of one command", NULL, NULL, false, false, parse_help,
+	 hv_text_done},
+	{0},
 };
 
 const struct hv_monitor_command *hv_monitor_find(const char *word)
@@ -369,8 +367,7 @@ char *hv_monitor_help(const char *command)
 	return fclose(out) ? (free(text), NULL) : text;
 }
 
-/* --- lines
- * ----------------------------------------------------------------------------------------------------- */
+/* --- lines --- */
 
 /*
  * Splits line in place. Words stand between blanks; quotes, single or double, keep blanks; a backslash before
@@ -448,8 +445,7 @@ char *hv_monitor_text(const struct hv_monitor_request *r, const json_t *result)
 	return r->command->text(r, result);
 }
 
-/* --- here
- * ------------------------------------------------------------------------------------------------------ */
+/* --- here --- */
 
 static int run_request(struct hv_qmp_session *s, const struct hv_monitor_request *r, json_t **result,
 		       struct hv_error *err)
@@ -461,10 +457,10 @@ static int run_request(struct hv_qmp_session *s, const struct hv_monitor_request
 		return hv_qmp_call(s, r->execute, r->arguments, result, err);
 	if (s->machine && hv_machine_config(s->machine)->sandbox)
 		return hv_fail(
-		    err, EPERM,
-		    "the VM is locked into its sandbox and cannot open '%.200s': use `hvctl %s %s` in "
-		    "a shell",
-		    r->file, hv_machine_config(s->machine)->name, r->command->name);
+			err, EPERM,
+			"the VM is locked into its sandbox and cannot open '%.200s': use `hvctl %s %s` in "
+			"a shell",
+			r->file, hv_machine_config(s->machine)->name, r->command->name);
 	rc = hv_file_begin(&f, r->file, 0600, err);
 	if (rc)
 		return rc;
@@ -515,19 +511,19 @@ int hv_monitor_run(struct hv_machine *machine, const char *line, char **answer, 
 static const char *from_qemu(const char *line)
 {
 	static const char *const words[][2] = {
-	    {"stop", "pause"},
-	    {"s", "pause"},
-	    {"cont", "resume"},
-	    {"c", "resume"},
-	    {"system_reset", "reset"},
-	    {"q", "quit"},
-	    {"nmi", "inject nmi"},
-	    {"info status", "status"},
-	    {"info registers", "info regs"},
-	    {"info irq", "info irqs"},
-	    {"info pic", "info irqs"},
-	    {"info lapic", "info irqs"},
-	    {"info mtree", "info devices"},
+		{"stop", "pause"},
+		{"s", "pause"},
+		{"cont", "resume"},
+		{"c", "resume"},
+		{"system_reset", "reset"},
+		{"q", "quit"},
+		{"nmi", "inject nmi"},
+		{"info status", "status"},
+		{"info registers", "info regs"},
+		{"info irq", "info irqs"},
+		{"info pic", "info irqs"},
+		{"info lapic", "info irqs"},
+		{"info mtree", "info devices"},
 	};
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(words); i++) {

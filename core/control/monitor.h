@@ -26,7 +26,7 @@ struct hv_monitor_command {
 	const char *help;   /* one line */
 	const char *detail; /* more lines for `help NAME`; may be NULL */
 	const char *const
-	    *words; /* what the first argument may be, for completion; ended by NULL; may be NULL */
+		*words; /* what the first argument may be, for completion; ended by NULL; may be NULL */
 	bool takes_cpu, takes_file;
 	/* argv[0] is the command's own word. */
 	int (*parse)(int argc, char **argv, struct hv_monitor_request *r, struct hv_error *err);

@@ -38,8 +38,8 @@ static char *finish(FILE *out, char **text)
 char *hv_text_done(const struct hv_monitor_request *r, const json_t *result)
 {
 	static const char *const words[][2] = {
-	    {"pause", "paused"},     {"resume", "running"}, {"stop", "the VM ends"},
-	    {"quit", "the VM ends"}, {"reset", "reset"},    {"inject", "injected"},
+		{"pause", "paused"},     {"resume", "running"}, {"stop", "the VM ends"},
+		{"quit", "the VM ends"}, {"reset", "reset"},    {"inject", "injected"},
 	};
 	char *text = NULL;
 
@@ -98,8 +98,7 @@ char *hv_text_translate(const struct hv_monitor_request *r, const json_t *result
 	return hv_inspect_translate_text(result);
 }
 
-/* --- info
- * ------------------------------------------------------------------------------------------------------ */
+/* --- info --- */
 
 static void print_devices(FILE *out, const json_t *list)
 {
@@ -149,18 +148,19 @@ static void print_irqs(FILE *out, const json_t *irqs)
 	size_t i;
 
 	fprintf(out, "interrupt controllers: %s\n", str(irqs, "irqchip"));
-	json_array_foreach(json_object_get(irqs, "pic"), i, e) fprintf(
-	    out, "PIC %-6s  base 0x%02llx, requested %s, in service %s, masked %s\n", str(e, "name"),
-	    (unsigned long long)num(e, "base"), str(e, "requested"), str(e, "in-service"), str(e, "masked"));
+	json_array_foreach(json_object_get(irqs, "pic"), i, e)
+		fprintf(out, "PIC %-6s  base 0x%02llx, requested %s, in service %s, masked %s\n",
+			str(e, "name"), (unsigned long long)num(e, "base"), str(e, "requested"),
+			str(e, "in-service"), str(e, "masked"));
 	if (json_object_get(irqs, "ioapic-state"))
 		fprintf(out, "IOAPIC: %s\n", str(irqs, "ioapic-state"));
 	if (ioapic && !json_array_size(ioapic))
 		fprintf(out, "IOAPIC: all pins masked\n");
 	json_array_foreach(ioapic, i, e)
-	    fprintf(out, "IOAPIC pin %-2lld  vector 0x%02llx, %s, %s%s%s, to 0x%02llx\n", num(e, "pin"),
-		    (unsigned long long)num(e, "vector"), str(e, "mode"), str(e, "trigger"),
-		    yes(e, "masked") ? ", masked" : "", yes(e, "pending") ? ", pending" : "",
-		    (unsigned long long)num(e, "destination"));
+		fprintf(out, "IOAPIC pin %-2lld  vector 0x%02llx, %s, %s%s%s, to 0x%02llx\n", num(e, "pin"),
+			(unsigned long long)num(e, "vector"), str(e, "mode"), str(e, "trigger"),
+			yes(e, "masked") ? ", masked" : "", yes(e, "pending") ? ", pending" : "",
+			(unsigned long long)num(e, "destination"));
 	json_array_foreach(json_object_get(irqs, "lapic"), i, e) print_lapic(out, e);
 }
 
@@ -184,7 +184,7 @@ static void print_exits(FILE *out, const json_t *cpus)
 		if (json_array_size(json_object_get(c, "last")))
 			fprintf(out, "  the last of them:\n");
 		json_array_foreach(json_object_get(c, "last"), k, e)
-		    fprintf(out, "    %s\n", json_is_string(e) ? json_string_value(e) : "-");
+			fprintf(out, "    %s\n", json_is_string(e) ? json_string_value(e) : "-");
 	}
 }
 

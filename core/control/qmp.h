@@ -25,8 +25,9 @@ struct hv_qmp_client;
 
 HV_API_BEGIN
 /*
- * Serves r's socket for machine on its own threads; opens nothing, so it may come after a sandbox closed. Peers of another uid (but root) are turned away by SO_PEERCRED. Stop joins all threads
- * within a second, whatever clients do. r and machine outlive the server.
+ * Serves r's socket for machine on its own threads; opens nothing, so it may come after a sandbox closed.
+ * Peers of another uid (but root) are turned away by SO_PEERCRED. Stop joins all threads within a second,
+ * whatever clients do. r and machine outlive the server.
  */
 int hv_qmp_server_start(struct hv_qmp_server **out, struct hv_machine *machine, struct hv_registration *r,
 			const struct hv_log *log, struct hv_error *err);

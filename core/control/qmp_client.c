@@ -65,8 +65,8 @@ static int receive(struct hv_qmp_client *c, int64_t until, struct hv_error *err)
 
 		if (n > 0)
 			return hv_qmp_scan_feed(&c->scan, buf, (size_t)n)
-				   ? hv_fail(err, ENOMEM, "not enough memory")
-				   : 0;
+				       ? hv_fail(err, ENOMEM, "not enough memory")
+				       : 0;
 		if (n == 0 || (errno != EAGAIN && errno != EINTR))
 			return lost(c, err);
 		if (until >= 0 && remaining(until) == 0)
@@ -317,8 +317,8 @@ int hv_qmp_connect(struct hv_qmp_client **out, const char *name_or_path, int tim
 		close(rc);
 		return hv_fail(err, ENOMEM, "not enough memory");
 	}
-	*c =
-	    (struct hv_qmp_client){.fd = rc, .timeout_ms = timeout_ms, .alive = true, .events = json_array()};
+	*c = (struct hv_qmp_client){
+		.fd = rc, .timeout_ms = timeout_ms, .alive = true, .events = json_array()};
 	hv_qmp_scan_init(&c->scan, ANSWER_MAX);
 	if (getsockopt(c->fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0)
 		c->pid = peer.pid;

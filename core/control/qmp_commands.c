@@ -69,9 +69,9 @@ static int query_cpus_fast(struct hv_qmp_session *s, const json_t *args, json_t 
 
 static int query_memory(struct hv_qmp_session *s, const json_t *args, json_t **result, struct hv_error *err)
 {
-	*result =
-	    json_pack("{s:I, s:I}", "base-memory", (json_int_t)hv_memory_size(hv_machine_memory(s->machine)),
-		      "plugged-memory", (json_int_t)0);
+	*result = json_pack("{s:I, s:I}", "base-memory",
+			    (json_int_t)hv_memory_size(hv_machine_memory(s->machine)), "plugged-memory",
+			    (json_int_t)0);
 	return 0;
 }
 
@@ -194,31 +194,34 @@ static int human_monitor(struct hv_qmp_session *s, const json_t *args, json_t **
 }
 
 const struct hv_qmp_command hv_qmp_commands_qemu[] = {
-    {"qmp_capabilities", capabilities, true, {{"enable", 'l', true}}},
-    {"query-status", query_status, false, {{0}}},
-    {"query-version", query_version, true, {{0}}},
-    {"query-name", query_name, false, {{0}}},
-    {"query-kvm", query_kvm, true, {{0}}},
-    {"query-cpus-fast", query_cpus_fast, false, {{0}}},
-    {"query-memory-size-summary", query_memory, false, {{0}}},
-    {"query-commands", query_commands, true, {{0}}},
-    {"stop", stop, false, {{0}}},
-    {"cont", cont, false, {{0}}},
-    {"quit", quit, false, {{0}}},
-    {"system_reset", system_reset, false, {{0}}},
-    {"inject-nmi", inject_nmi, false, {{0}}},
-    {"getfd", getfd, true, {{"fdname", 's', false}}},
-    {"closefd", closefd, true, {{"fdname", 's', false}}},
-    {"dump-guest-memory",
-     dump_memory,
-     false,
-     {{"paging", 'b', false},
-      {"protocol", 's', false},
-      {"detach", 'b', true},
-      {"begin", 'i', true},
-      {"length", 'i', true},
-      {"format", 's', true}}},
-    {"query-dump-guest-memory-capability", query_dump, true, {{0}}},
-    {"human-monitor-command", human_monitor, false, {{"command-line", 's', false}, {"cpu-index", 'i', true}}},
-    {0},
+	{"qmp_capabilities", capabilities, true, {{"enable", 'l', true}}},
+	{"query-status", query_status, false, {{0}}},
+	{"query-version", query_version, true, {{0}}},
+	{"query-name", query_name, false, {{0}}},
+	{"query-kvm", query_kvm, true, {{0}}},
+	{"query-cpus-fast", query_cpus_fast, false, {{0}}},
+	{"query-memory-size-summary", query_memory, false, {{0}}},
+	{"query-commands", query_commands, true, {{0}}},
+	{"stop", stop, false, {{0}}},
+	{"cont", cont, false, {{0}}},
+	{"quit", quit, false, {{0}}},
+	{"system_reset", system_reset, false, {{0}}},
+	{"inject-nmi", inject_nmi, false, {{0}}},
+	{"getfd", getfd, true, {{"fdname", 's', false}}},
+	{"closefd", closefd, true, {{"fdname", 's', false}}},
+	{"dump-guest-memory",
+	 dump_memory,
+	 false,
+	 {{"paging", 'b', false},
+	  {"protocol", 's', false},
+	  {"detach", 'b', true},
+	  {"begin", 'i', true},
+	  {"length", 'i', true},
+	  {"format", 's', true}}},
+	{"query-dump-guest-memory-capability", query_dump, true, {{0}}},
+	{"human-monitor-command",
+	 human_monitor,
+	 false,
+	 {{"command-line", 's', false}, {"cpu-index", 'i', true}}},
+	{0},
 };

@@ -86,9 +86,9 @@ int hv_qmp_open_protocol(struct hv_qmp_session *s, const char *protocol, struct 
 	if (strncmp(protocol, "file:", 5) == 0) {
 		if (s->machine && hv_machine_config(s->machine)->sandbox)
 			return hv_fail(
-			    err, EPERM,
-			    "the VM is locked into its sandbox and opens no files: pass a descriptor "
-			    "by getfd and use protocol fd:NAME, as `hvctl NAME dump FILE` does");
+				err, EPERM,
+				"the VM is locked into its sandbox and opens no files: pass a descriptor "
+				"by getfd and use protocol fd:NAME, as `hvctl NAME dump FILE` does");
 		return hv_file_begin(f, protocol + 5, 0600, err);
 	}
 	if (strncmp(protocol, "fd:", 3) != 0)
@@ -168,8 +168,7 @@ int hv_qmp_cpu(const struct hv_qmp_session *s, const json_t *args, unsigned *cpu
 	return 0;
 }
 
-/* --- arguments
- * ----------------------------------------------------------------------------------------------- */
+/* --- arguments --- */
 
 static bool type_fits(const json_t *v, char type, const char **expected)
 {
@@ -271,8 +270,7 @@ int hv_qmp_call(struct hv_qmp_session *s, const char *name, json_t *args, json_t
 	return run(s, c, args, result, err ? err : &own);
 }
 
-/* --- the envelope
- * -------------------------------------------------------------------------------------------- */
+/* --- the envelope --- */
 
 /* What is wrong with the request's form, into text; false when nothing is. */
 static bool malformed(json_t *request, char *text, size_t size)
@@ -291,9 +289,9 @@ static bool malformed(json_t *request, char *text, size_t size)
 		if (strcmp(key, "execute") == 0 || strcmp(key, "arguments") == 0 || strcmp(key, "id") == 0)
 			continue;
 		if (strcmp(key, "exec-oob") == 0)
-			snprintf(
-			    text, size,
-			    "QMP input member 'exec-oob' needs the capability 'oob', which is not offered");
+			snprintf(text, size,
+				 "QMP input member 'exec-oob' needs the capability 'oob', which is not "
+				 "offered");
 		else
 			snprintf(text, size, "QMP input member '%.100s' is unexpected", key);
 		return true;

@@ -90,8 +90,7 @@ static int devices(struct hv_machine *m, unsigned cpu, json_t **result, struct h
 	return 0;
 }
 
-/* --- interrupt controllers
- * ------------------------------------------------------------------------------------- */
+/* --- interrupt controllers --- */
 
 static const char *const delivery_modes[] = {"fixed", "lowest", "smi",      "reserved",
 					     "nmi",   "init",   "reserved", "extint"};
@@ -106,10 +105,10 @@ static json_t *ioapic_pins(const struct kvm_ioapic_state *io)
 		if (e >> 16 & 1 && !(io->irr >> i & 1))
 			continue; /* masked and quiet: as after power-on */
 		json_array_append_new(
-		    pins, json_pack("{s:i, s:i, s:s, s:s, s:b, s:b, s:i}", "pin", i, "vector",
-				    (int)(e & 0xff), "mode", delivery_modes[e >> 8 & 7], "trigger",
-				    e >> 15 & 1 ? "level" : "edge", "masked", (int)(e >> 16 & 1), "pending",
-				    (int)(io->irr >> i & 1), "destination", (int)(e >> 56)));
+			pins, json_pack("{s:i, s:i, s:s, s:s, s:b, s:b, s:i}", "pin", i, "vector",
+					(int)(e & 0xff), "mode", delivery_modes[e >> 8 & 7], "trigger",
+					e >> 15 & 1 ? "level" : "edge", "masked", (int)(e >> 16 & 1),
+					"pending", (int)(io->irr >> i & 1), "destination", (int)(e >> 56)));
 	}
 	return pins;
 }
@@ -180,14 +179,14 @@ static int lapics(struct hv_machine *m, json_t *out, struct hv_error *err)
 			break;
 		timer = lapic_reg(&l, 0x320);
 		json_array_append_new(
-		    list,
-		    json_pack("{s:i, s:i, s:b, s:i, s:o, s:o, s:{s:i, s:s, s:b, s:I, s:I}}", "cpu-index",
-			      (int)i, "id", (int)(lapic_reg(&l, 0x20) >> 24), "enabled",
-			      (int)(lapic_reg(&l, 0xf0) >> 8 & 1), "tpr", (int)(lapic_reg(&l, 0x80) & 0xff),
-			      "requested", vectors(&l, 0x200), "in-service", vectors(&l, 0x100), "timer",
-			      "vector", (int)(timer & 0xff), "mode", timer_modes[timer >> 17 & 3], "masked",
-			      (int)(timer >> 16 & 1), "initial", (json_int_t)lapic_reg(&l, 0x380), "current",
-			      (json_int_t)lapic_reg(&l, 0x390)));
+			list, json_pack("{s:i, s:i, s:b, s:i, s:o, s:o, s:{s:i, s:s, s:b, s:I, s:I}}",
+					"cpu-index", (int)i, "id", (int)(lapic_reg(&l, 0x20) >> 24),
+					"enabled", (int)(lapic_reg(&l, 0xf0) >> 8 & 1), "tpr",
+					(int)(lapic_reg(&l, 0x80) & 0xff), "requested", vectors(&l, 0x200),
+					"in-service", vectors(&l, 0x100), "timer", "vector",
+					(int)(timer & 0xff), "mode", timer_modes[timer >> 17 & 3], "masked",
+					(int)(timer >> 16 & 1), "initial", (json_int_t)lapic_reg(&l, 0x380),
+					"current", (json_int_t)lapic_reg(&l, 0x390)));
 	}
 	return rc;
 }
@@ -213,8 +212,7 @@ static int irqs(struct hv_machine *m, unsigned cpu, json_t **result, struct hv_e
 	return rc;
 }
 
-/* --- exits and vCPUs
- * ------------------------------------------------------------------------------------------- */
+/* --- exits and vCPUs --- */
 
 struct last_exits {
 	struct hv_machine *machine;
@@ -226,8 +224,8 @@ static int copy_last(struct hv_vcpu *vcpu, void *ctx, struct hv_error *err)
 {
 	struct last_exits *last = ctx;
 
-	last->count =
-	    hv_recorder_copy(hv_machine_recorder(last->machine, vcpu->index), last->records, HV_LAST_EXITS);
+	last->count = hv_recorder_copy(hv_machine_recorder(last->machine, vcpu->index), last->records,
+				       HV_LAST_EXITS);
 	return 0;
 }
 
@@ -243,9 +241,9 @@ static json_t *counters(struct hv_recorder *r, json_int_t *total)
 			continue;
 		*total += count;
 		json_array_append_new(
-		    list, json_pack("{s:s, s:I, s:I, s:I}", "reason", hv_exit_name(i), "count", count,
-				    "timed", (json_int_t)atomic_load(&r->counters[i].timed), "user-ns",
-				    (json_int_t)atomic_load(&r->counters[i].user_ns)));
+			list, json_pack("{s:s, s:I, s:I, s:I}", "reason", hv_exit_name(i), "count", count,
+					"timed", (json_int_t)atomic_load(&r->counters[i].timed), "user-ns",
+					(json_int_t)atomic_load(&r->counters[i].user_ns)));
 	}
 	return list;
 }
@@ -264,8 +262,8 @@ static int exits(struct hv_machine *m, unsigned cpu, json_t **result, struct hv_
 		if (hv_machine_call(m, i, copy_last, &last, NULL))
 			last.count = 0;
 		for (unsigned k = 0; k < last.count; k++)
-			json_array_append_new(
-			    lines, json_string(hv_exit_record_format(&last.records[k], text, sizeof(text))));
+			json_array_append_new(lines, json_string(hv_exit_record_format(&last.records[k], text,
+										       sizeof(text))));
 		json_array_append_new(*result,
 				      json_pack("{s:i, s:I, s:I, s:o, s:o}", "cpu-index", (int)i, "total",
 						total, "signals", (json_int_t)atomic_load(&r->signals),
@@ -362,9 +360,9 @@ int hv_qmp_info(struct hv_machine *m, const char *what, unsigned cpu, json_t **r
 		const char *name;
 		int (*fn)(struct hv_machine *, unsigned, json_t **, struct hv_error *);
 	} table[] = {
-	    {"status", status}, {"regs", regs},       {"sregs", sregs},
-	    {"memory", memory}, {"devices", devices}, {"irqs", irqs},
-	    {"exits", exits},   {"cpus", cpus},       {"run-state", run_state},
+		{"status", status}, {"regs", regs},       {"sregs", sregs},
+		{"memory", memory}, {"devices", devices}, {"irqs", irqs},
+		{"exits", exits},   {"cpus", cpus},       {"run-state", run_state},
 	};
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(table); i++) {

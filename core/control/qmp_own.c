@@ -8,8 +8,7 @@
 #include "control/inspect.h"
 #include "control/qmp_dispatch.h"
 
-/* --- addresses: numbers, and "$rip+0x10"
- * ---------------------------------------------------------------------- */
+/* --- addresses: numbers, and "$rip+0x10" --- */
 
 struct reg_query {
 	struct kvm_regs regs;
@@ -31,16 +30,16 @@ static int named_register(const char **text, const struct reg_query *q, uint64_t
 		const char *name;
 		uint64_t value;
 	} names[] = {
-	    {"rax", q->regs.rax},       {"rbx", q->regs.rbx},  {"rcx", q->regs.rcx},
-	    {"rdx", q->regs.rdx},       {"rsi", q->regs.rsi},  {"rdi", q->regs.rdi},
-	    {"rbp", q->regs.rbp},       {"rsp", q->regs.rsp},  {"r8", q->regs.r8},
-	    {"r9", q->regs.r9},         {"r10", q->regs.r10},  {"r11", q->regs.r11},
-	    {"r12", q->regs.r12},       {"r13", q->regs.r13},  {"r14", q->regs.r14},
-	    {"r15", q->regs.r15},       {"rip", q->regs.rip},  {"pc", q->regs.rip},
-	    {"sp", q->regs.rsp},        {"fp", q->regs.rbp},   {"eip", q->regs.rip},
-	    {"esp", q->regs.rsp},       {"cr0", q->sregs.cr0}, {"cr2", q->sregs.cr2},
-	    {"cr3", q->sregs.cr3},      {"cr4", q->sregs.cr4}, {"idt", q->sregs.idt.base},
-	    {"gdt", q->sregs.gdt.base},
+		{"rax", q->regs.rax},       {"rbx", q->regs.rbx},  {"rcx", q->regs.rcx},
+		{"rdx", q->regs.rdx},       {"rsi", q->regs.rsi},  {"rdi", q->regs.rdi},
+		{"rbp", q->regs.rbp},       {"rsp", q->regs.rsp},  {"r8", q->regs.r8},
+		{"r9", q->regs.r9},         {"r10", q->regs.r10},  {"r11", q->regs.r11},
+		{"r12", q->regs.r12},       {"r13", q->regs.r13},  {"r14", q->regs.r14},
+		{"r15", q->regs.r15},       {"rip", q->regs.rip},  {"pc", q->regs.rip},
+		{"sp", q->regs.rsp},        {"fp", q->regs.rbp},   {"eip", q->regs.rip},
+		{"esp", q->regs.rsp},       {"cr0", q->sregs.cr0}, {"cr2", q->sregs.cr2},
+		{"cr3", q->sregs.cr3},      {"cr4", q->sregs.cr4}, {"idt", q->sregs.idt.base},
+		{"gdt", q->sregs.gdt.base},
 	};
 	size_t length = strspn(*text, "abcdefghijklmnopqrstuvwxyz0123456789");
 
@@ -113,8 +112,7 @@ static int address(struct hv_qmp_session *s, const json_t *args, unsigned cpu, u
 	return rc ? rc : evaluate(json_string_value(v), &q, out, err);
 }
 
-/* --- the commands
- * --------------------------------------------------------------------------------------------- */
+/* --- the commands --- */
 
 static int info(struct hv_qmp_session *s, const json_t *args, json_t **result, struct hv_error *err)
 {
@@ -220,19 +218,19 @@ static int send_text(struct hv_qmp_session *s, const json_t *args, json_t **resu
 }
 
 const struct hv_qmp_command hv_qmp_commands_own[] = {
-    {"x-hv-info", info, false, {{"what", 's', false}, {"cpu-index", 'i', true}}},
-    {"x-hv-examine",
-     examine,
-     false,
-     {{"addr", 'a', false},
-      {"count", 'i', true},
-      {"format", 's', true},
-      {"size", 'i', true},
-      {"physical", 'b', true},
-      {"cpu-index", 'i', true}}},
-    {"x-hv-translate", translate, false, {{"addr", 'a', false}, {"cpu-index", 'i', true}}},
-    {"x-hv-trace", trace, false, {{"action", 's', false}, {"protocol", 's', true}}},
-    {"x-hv-inject-irq", inject_irq, false, {{"irq", 'i', false}}},
-    {"x-hv-send", send_text, false, {{"data", 's', false}}},
-    {0},
+	{"x-hv-info", info, false, {{"what", 's', false}, {"cpu-index", 'i', true}}},
+	{"x-hv-examine",
+	 examine,
+	 false,
+	 {{"addr", 'a', false},
+	  {"count", 'i', true},
+	  {"format", 's', true},
+	  {"size", 'i', true},
+	  {"physical", 'b', true},
+	  {"cpu-index", 'i', true}}},
+	{"x-hv-translate", translate, false, {{"addr", 'a', false}, {"cpu-index", 'i', true}}},
+	{"x-hv-trace", trace, false, {{"action", 's', false}, {"protocol", 's', true}}},
+	{"x-hv-inject-irq", inject_irq, false, {{"irq", 'i', false}}},
+	{"x-hv-send", send_text, false, {{"data", 's', false}}},
+	{0},
 };

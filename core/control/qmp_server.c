@@ -83,8 +83,7 @@ static void silence(int eventfd_)
 	(void)!read(eventfd_, &count, sizeof(count));
 }
 
-/* --- the output queue
- * ------------------------------------------------------------------------------------------ */
+/* --- the output queue --- */
 
 /* Sends what the socket takes now. With the lock held. True when something went. */
 static bool flush_locked(struct client *c)
@@ -92,8 +91,8 @@ static bool flush_locked(struct client *c)
 	size_t before = c->out_at;
 
 	while (!c->broken && c->out_at < c->out_length) {
-		ssize_t n =
-		    send(c->fd, c->out + c->out_at, c->out_length - c->out_at, MSG_DONTWAIT | MSG_NOSIGNAL);
+		ssize_t n = send(c->fd, c->out + c->out_at, c->out_length - c->out_at,
+				 MSG_DONTWAIT | MSG_NOSIGNAL);
 
 		if (n > 0)
 			c->out_at += (size_t)n;
@@ -179,8 +178,7 @@ static size_t waiting(struct client *c, bool *broken)
 	return length;
 }
 
-/* --- a client's thread
- * ----------------------------------------------------------------------------------------- */
+/* --- a client's thread --- */
 
 /* Runs what is complete, as long as the client takes its answers. False: close the connection. */
 static bool serve(struct client *c)
@@ -273,13 +271,13 @@ static bool turn(struct client *c, char *buf, int64_t *progress)
 	bool full = waiting(c, &broken) > 0;
 	bool pending = c->scan.at < c->scan.length; /* serve stopped because the client did not read */
 	struct pollfd p[] = {
-	    {c->fd,
-	     (short)(full      ? POLLOUT
-		     : pending ? 0
-			       : POLLIN),
-	     0},
-	    {c->wake, POLLIN, 0},
-	    {c->server->stop, POLLIN, 0},
+		{c->fd,
+		 (short)(full      ? POLLOUT
+			 : pending ? 0
+				   : POLLIN),
+		 0},
+		{c->wake, POLLIN, 0},
+		{c->server->stop, POLLIN, 0},
 	};
 	int64_t left = full ? *progress + STALL_MS - now_ms() : pending ? 0 : -1;
 
@@ -330,8 +328,7 @@ static void *client_thread(void *arg)
 	return NULL;
 }
 
-/* --- events
- * ---------------------------------------------------------------------------------------------------- */
+/* --- events --- */
 
 static const char *shutdown_reason(enum hv_end_reason reason, bool *guest)
 {
@@ -355,8 +352,8 @@ static const char *shutdown_reason(enum hv_end_reason reason, bool *guest)
 static void on_event(void *ctx, enum hv_event event, int detail)
 {
 	static const char *const names[] = {
-	    [HV_EVENT_STOP] = "STOP",         [HV_EVENT_RESUME] = "RESUME", [HV_EVENT_RESET] = "RESET",
-	    [HV_EVENT_SHUTDOWN] = "SHUTDOWN", [HV_EVENT_DEBUG] = "STOP",
+		[HV_EVENT_STOP] = "STOP",         [HV_EVENT_RESUME] = "RESUME", [HV_EVENT_RESET] = "RESET",
+		[HV_EVENT_SHUTDOWN] = "SHUTDOWN", [HV_EVENT_DEBUG] = "STOP",
 	};
 	struct hv_qmp_server *s = ctx;
 	char line[256], data[96] = "";
@@ -386,8 +383,7 @@ static void on_event(void *ctx, enum hv_event event, int detail)
 	pthread_mutex_unlock(&s->lock);
 }
 
-/* --- the listener
- * ---------------------------------------------------------------------------------------------- */
+/* --- the listener --- */
 
 static void client_free(struct client *c)
 {
@@ -465,8 +461,8 @@ static bool peer_allowed(struct hv_qmp_server *s, int fd)
 static void turn_away(int fd, const char *why)
 {
 	char line[160];
-	int n =
-	    snprintf(line, sizeof(line), "{\"error\":{\"class\":\"GenericError\",\"desc\":\"%s\"}}\r\n", why);
+	int n = snprintf(line, sizeof(line), "{\"error\":{\"class\":\"GenericError\",\"desc\":\"%s\"}}\r\n",
+			 why);
 
 	(void)!send(fd, line, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
 	close(fd);
@@ -548,8 +544,7 @@ static void *listener_thread(void *arg)
 	}
 }
 
-/* --- start and stop
- * -------------------------------------------------------------------------------------------- */
+/* --- start and stop --- */
 
 static void server_free(struct hv_qmp_server *s)
 {
@@ -585,7 +580,7 @@ int hv_qmp_server_start(struct hv_qmp_server **out, struct hv_machine *machine, 
 		return hv_fail(err, ENOMEM, "not enough memory for the control socket");
 	hv_qmp_prepare();
 	*s = (struct hv_qmp_server){
-	    .machine = machine, .log = log, .listen_fd = r->listen_fd, .subscription = -1};
+		.machine = machine, .log = log, .listen_fd = r->listen_fd, .subscription = -1};
 	pthread_mutex_init(&s->lock, NULL);
 	s->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	s->reap = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -48,8 +48,9 @@ static int open_runtime(const char *path, int create, struct hv_error *err)
 
 	if (create && mkdir(path, 0700) < 0 && errno != EEXIST)
 		return hv_fail_errno(
-		    err, "%s: cannot make the runtime directory; set XDG_RUNTIME_DIR to a directory of yours",
-		    path);
+			err,
+			"%s: cannot make the runtime directory; set XDG_RUNTIME_DIR to a directory of yours",
+			path);
 	fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
 		return hv_fail_errno(err, "%s: cannot open the runtime directory", path);
@@ -100,9 +101,9 @@ static int take_lock(int dir, const char *name, struct hv_error *err)
 					     name);
 		if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
 			int rc = errno == EAGAIN || errno == EACCES
-				     ? hv_fail(err, EADDRINUSE,
-					       "a VM named '%s' is running; choose another --name", name)
-				     : hv_fail_errno(err, "VM '%s': cannot lock its name", name);
+					 ? hv_fail(err, EADDRINUSE,
+						   "a VM named '%s' is running; choose another --name", name)
+					 : hv_fail_errno(err, "VM '%s': cannot lock its name", name);
 			close(fd);
 			return rc;
 		}

@@ -1,7 +1,7 @@
 /*
- * A bus: which device answers at which address. Ports and memory-mapped registers have one each, of the same kind.
- * It knows devices only through their operations; nothing here depends on KVM.
- * Rules: SDM vol. 1, 19.3 (ports are byte-addressed, wider accesses cover several), 19.6 (an access nobody claims).
+ * A bus: which device answers at which address. Ports and memory-mapped registers have one each, of the same
+ * kind. It knows devices only through their operations; nothing here depends on KVM. Rules: SDM vol. 1, 19.3
+ * (ports are byte-addressed, wider accesses cover several), 19.6 (an access nobody claims).
  */
 #include <string.h>
 
@@ -20,18 +20,18 @@ int hv_bus_add(struct hv_bus *bus, uint64_t base, uint64_t length, uint64_t offs
 	unsigned i = 0;
 
 	if (length == 0 || base > UINT64_MAX - length)
-		return hv_fail(err, EINVAL, "%s: %s cannot have %#llx bytes at %#llx", bus->name, dev->ops->name,
-			       (unsigned long long)length, (unsigned long long)base);
+		return hv_fail(err, EINVAL, "%s: %s cannot have %#llx bytes at %#llx", bus->name,
+			       dev->ops->name, (unsigned long long)length, (unsigned long long)base);
 	if (bus->count == HV_BUS_RANGES)
-		return hv_fail(err, ENOSPC, "%s: no room for %s; all %d ranges are taken", bus->name, dev->ops->name,
-			       HV_BUS_RANGES);
+		return hv_fail(err, ENOSPC, "%s: no room for %s; all %d ranges are taken", bus->name,
+			       dev->ops->name, HV_BUS_RANGES);
 	/* hv:solution lab=2 task=1 */
 	while (i < bus->count && bus->ranges[i].base < base)
 		i++;
 	if ((i > 0 && bus->ranges[i - 1].length > base - bus->ranges[i - 1].base) ||
 	    (i < bus->count && length > bus->ranges[i].base - base))
-		return hv_fail(err, EEXIST, "%s: %s at %#llx would overlap another device", bus->name, dev->ops->name,
-			       (unsigned long long)base);
+		return hv_fail(err, EEXIST, "%s: %s at %#llx would overlap another device", bus->name,
+			       dev->ops->name, (unsigned long long)base);
 	memmove(&bus->ranges[i + 1], &bus->ranges[i], (bus->count - i) * sizeof(bus->ranges[0]));
 	bus->ranges[i] = (struct hv_bus_range){.base = base, .length = length, .offset = offset, .dev = dev};
 	bus->count++;
@@ -59,8 +59,8 @@ const struct hv_bus_range *hv_bus_find(const struct hv_bus *bus, uint64_t addr)
 	/* hv:end */
 }
 
-/* How much of an access of size bytes at addr the device takes at once: a power of two, aligned to itself, within the
- * range. */
+/* How much of an access of size bytes at addr the device takes at once: a power of two, aligned to itself,
+ * within the range. */
 static unsigned piece(const struct hv_bus_range *r, uint64_t addr, unsigned size)
 {
 	unsigned n = r->dev->ops->max_access;

@@ -1,7 +1,8 @@
 /*
  * A bus: which device answers at which address. One for ports, one for memory-mapped registers.
  *
- * Ranges are added before a vCPU runs and never change afterwards, so an access takes no lock but the device's own.
+ * Ranges are added before a vCPU runs and never change afterwards, so an access takes no lock but the
+ * device's own.
  */
 #ifndef HV_DEVICE_BUS_H
 #define HV_DEVICE_BUS_H
@@ -27,14 +28,15 @@ struct hv_bus {
 HV_API_BEGIN
 void hv_bus_init(struct hv_bus *bus, const char *name);
 
-/* -EEXIST when it would overlap a range, -EINVAL when empty or wrapping, -ENOSPC when full. dev is borrowed. */
+/* -EEXIST when it would overlap a range, -EINVAL when empty or wrapping, -ENOSPC when full. dev is borrowed.
+ */
 int hv_bus_add(struct hv_bus *bus, uint64_t base, uint64_t length, uint64_t offset, struct hv_device *dev,
 	       struct hv_error *err);
 
 /*
- * One access of size bytes (1..8), little-endian in data. Wider than the device takes, or straddling the end of a
- * range: split. Bytes where no device answers read as 0xff and swallow writes, as on a PC's bus; the return value
- * is then -ENXIO (so that the caller can count and tell), else 0.
+ * One access of size bytes (1..8), little-endian in data. Wider than the device takes, or straddling the end
+ * of a range: split. Bytes where no device answers read as 0xff and swallow writes, as on a PC's bus; the
+ * return value is then -ENXIO (so that the caller can count and tell), else 0.
  */
 int hv_bus_read(const struct hv_bus *bus, uint64_t addr, void *data, unsigned size);
 int hv_bus_write(const struct hv_bus *bus, uint64_t addr, const void *data, unsigned size);

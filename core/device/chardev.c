@@ -86,7 +86,7 @@ int hv_chardev_start(struct hv_chardev *c, struct hv_error *err)
 	return rc ? hv_fail(err, -rc, "serial line: cannot start its thread: %s", strerror(-rc)) : 0;
 }
 
-/* --- output, with the lock held ------------------------------------------- */
+/* --- output, with the lock held --- */
 
 static ssize_t push_once(struct hv_chardev *c, const uint8_t *data, size_t count)
 {
@@ -216,12 +216,13 @@ void hv_chardev_write(struct hv_chardev *c, const void *data, size_t count)
 			continue;
 		if ((c->started && !c->running) || atomic_load(&c->stopping))
 			break;
-		pthread_cond_wait(&c->room, &c->lock); /* or until the start, which may come after the guest's */
+		pthread_cond_wait(&c->room,
+				  &c->lock); /* or until the start, which may come after the guest's */
 	}
 	pthread_mutex_unlock(&c->lock);
 }
 
-/* --- input, on the thread ------------------------------------------------- */
+/* --- input, on the thread --- */
 
 /* Offers bytes until all are taken or the guest has no room. starved is set before the offer: room that the
  * guest makes after a refusal then always wakes us. */
@@ -340,7 +341,7 @@ static void read_input(struct hv_chardev *c)
 	c->in_used += count;
 }
 
-/* --- the thread ----------------------------------------------------------- */
+/* --- the thread --- */
 
 enum { FD_WAKE, FD_IN, FD_OUT, FD_LISTEN, FD_COUNT };
 
@@ -423,8 +424,8 @@ size_t hv_chardev_inject(struct hv_chardev *c, const void *data, size_t count)
 		while (c->inject_taken < count && !atomic_load(&c->stopping))
 			if (pthread_cond_timedwait(&c->room, &c->lock, &deadline))
 				break;
-		while (
-		    c->inject_busy) /* the thread has some of them in its hand; a device's input is short */
+		while (c->inject_busy) /* the thread has some of them in its hand; a device's input is short
+					*/
 			pthread_cond_wait(&c->room, &c->lock);
 	}
 	taken = c->inject_taken;
@@ -452,7 +453,7 @@ void hv_chardev_stop(struct hv_chardev *c)
 static void flush(struct hv_chardev *c)
 {
 	int patience =
-	    c->config.kind == HV_CHARDEV_PTY ? 5 : 100; /* of 10 ms, without progress for the pty */
+		c->config.kind == HV_CHARDEV_PTY ? 5 : 100; /* of 10 ms, without progress for the pty */
 
 	for (int ticks = 0; ticks < 100 && patience > 0 && c->out_used > 0 && c->out_fd >= 0 && !c->gone;
 	     ticks++) {

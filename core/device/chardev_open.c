@@ -24,9 +24,9 @@ int hv_chardev_parse(struct hv_chardev_config *config, const char *text, struct 
 		enum hv_chardev_kind kind;
 		bool path;
 	} kinds[] = {
-	    {"stdio", HV_CHARDEV_STDIO, false}, {"none", HV_CHARDEV_NONE, false},
-	    {"pty", HV_CHARDEV_PTY, false},     {"file:", HV_CHARDEV_FILE, true},
-	    {"unix:", HV_CHARDEV_UNIX, true},
+		{"stdio", HV_CHARDEV_STDIO, false}, {"none", HV_CHARDEV_NONE, false},
+		{"pty", HV_CHARDEV_PTY, false},     {"file:", HV_CHARDEV_FILE, true},
+		{"unix:", HV_CHARDEV_UNIX, true},
 	};
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(kinds); i++) {
@@ -46,7 +46,7 @@ int hv_chardev_parse(struct hv_chardev_config *config, const char *text, struct 
 	return hv_fail_usage(err, "serial: '%.64s' is none of stdio, none, pty, file:PATH, unix:PATH", text);
 }
 
-/* --- opening -------------------------------------------------------------- */
+/* --- opening --- */
 
 int hv_chardev_reopen(int fd, int flags)
 {
@@ -83,8 +83,8 @@ static int open_stdio(struct hv_chardev *c)
 
 		c->out_fd = fd < 0 ? STDOUT_FILENO : fd;
 		c->push = fd < 0 ? CHARDEV_PUSH_POLL : CHARDEV_PUSH_WRITE;
-		c->piece =
-		    S_ISFIFO(st.st_mode) ? 4096 : 1; /* PIPE_BUF; a terminal promises no more than a byte */
+		c->piece = S_ISFIFO(st.st_mode) ? 4096
+						: 1; /* PIPE_BUF; a terminal promises no more than a byte */
 	}
 	return 0;
 }
@@ -112,7 +112,7 @@ static int open_file(struct hv_chardev *c, struct hv_error *err)
 {
 	/* O_NONBLOCK: a FIFO that nobody reads is an error now, not a wait. */
 	c->out_fd =
-	    open(c->config.path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0644);
+		open(c->config.path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0644);
 	if (c->out_fd < 0 && errno == ENXIO)
 		return hv_fail(err, ENXIO, "serial: nobody reads the FIFO %s; start the reader first",
 			       c->config.path);
@@ -185,9 +185,9 @@ static int open_unix(struct hv_chardev *c, struct hv_error *err)
 	if (rc < 0 && errno == EADDRINUSE) {
 		if (!remove_stale(c, &sun))
 			return hv_fail(
-			    err, EADDRINUSE,
-			    "serial: %s is taken; give another path or remove it if nobody uses it",
-			    c->config.path);
+				err, EADDRINUSE,
+				"serial: %s is taken; give another path or remove it if nobody uses it",
+				c->config.path);
 		rc = bind(c->listen_fd, (const struct sockaddr *)&sun, sizeof(sun));
 	}
 	if (rc < 0)
@@ -249,7 +249,7 @@ int hv_chardev_open(const struct hv_chardev_config *config, const struct hv_log 
 	return 0;
 }
 
-/* --- describing and closing ----------------------------------------------- */
+/* --- describing and closing --- */
 
 void hv_chardev_describe(struct hv_chardev *c, char *buf, size_t size)
 {

@@ -62,16 +62,16 @@ static void debugcon_destroy(struct hv_device *dev)
 }
 
 static const struct hv_device_ops debugcon_ops = {
-    .name = "debugcon",
-    .version = 1,
-    .max_access = 1,
-    .read = debugcon_read,
-    .write = debugcon_write,
-    .reset = debugcon_reset,
-    .save = debugcon_save,
-    .load = debugcon_load,
-    .describe = debugcon_describe,
-    .destroy = debugcon_destroy,
+	.name = "debugcon",
+	.version = 1,
+	.max_access = 1,
+	.read = debugcon_read,
+	.write = debugcon_write,
+	.reset = debugcon_reset,
+	.save = debugcon_save,
+	.load = debugcon_load,
+	.describe = debugcon_describe,
+	.destroy = debugcon_destroy,
 };
 
 int hv_debugcon_create(struct hv_chardev *chardev, struct hv_device **out, struct hv_error *err)

@@ -59,16 +59,16 @@ static void debugexit_destroy(struct hv_device *dev)
 }
 
 static const struct hv_device_ops debugexit_ops = {
-    .name = "debugexit",
-    .version = 1,
-    .max_access = 4,
-    .read = debugexit_read,
-    .write = debugexit_write,
-    .reset = debugexit_reset,
-    .save = debugexit_save,
-    .load = debugexit_load,
-    .describe = debugexit_describe,
-    .destroy = debugexit_destroy,
+	.name = "debugexit",
+	.version = 1,
+	.max_access = 4,
+	.read = debugexit_read,
+	.write = debugexit_write,
+	.reset = debugexit_reset,
+	.save = debugexit_save,
+	.load = debugexit_load,
+	.describe = debugexit_describe,
+	.destroy = debugexit_destroy,
 };
 
 int hv_debugexit_create(struct hv_power power, struct hv_device **out, struct hv_error *err)

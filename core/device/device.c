@@ -24,10 +24,10 @@ int hv_device_load_begin(const struct hv_device *dev, uint16_t version, struct h
 	if (version == dev->ops->version)
 		return 0;
 	return hv_fail_unsafe(
-	    err,
-	    "saved state: device '%s' is of version %u, this hvkit knows version %u; use the one "
-	    "that saved it",
-	    dev->ops->name, version, dev->ops->version);
+		err,
+		"saved state: device '%s' is of version %u, this hvkit knows version %u; use the one "
+		"that saved it",
+		dev->ops->name, version, dev->ops->version);
 }
 
 int hv_device_load_end(const struct hv_device *dev, const struct hv_decoder *d, struct hv_error *err)

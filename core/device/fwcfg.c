@@ -120,10 +120,10 @@ static int fwcfg_load(struct hv_device *dev, struct hv_decoder *d, uint16_t vers
 	item = find(f, key);
 	if (key & KEY_WRITE_CHANNEL || offset > (item ? item->size : 0))
 		return hv_fail_unsafe(
-		    err,
-		    "saved state: device '%s' stands at byte %u of item 0x%x, which has %u here; "
-		    "the data is damaged or from a VM with other options",
-		    dev->ops->name, offset, key, item ? item->size : 0);
+			err,
+			"saved state: device '%s' stands at byte %u of item 0x%x, which has %u here; "
+			"the data is damaged or from a VM with other options",
+			dev->ops->name, offset, key, item ? item->size : 0);
 	f->key = key;
 	f->offset = offset;
 	return 0;
@@ -146,19 +146,19 @@ static void fwcfg_destroy(struct hv_device *dev)
 }
 
 static const struct hv_device_ops fwcfg_ops = {
-    .name = "fwcfg",
-    .version = 1,
-    .max_access = 2,
-    .read = fwcfg_read,
-    .write = fwcfg_write,
-    .reset = fwcfg_reset,
-    .save = fwcfg_save,
-    .load = fwcfg_load,
-    .describe = fwcfg_describe,
-    .destroy = fwcfg_destroy,
+	.name = "fwcfg",
+	.version = 1,
+	.max_access = 2,
+	.read = fwcfg_read,
+	.write = fwcfg_write,
+	.reset = fwcfg_reset,
+	.save = fwcfg_save,
+	.load = fwcfg_load,
+	.describe = fwcfg_describe,
+	.destroy = fwcfg_destroy,
 };
 
-/* --- what there is to read ------------------------------------------------ */
+/* --- what there is to read --- */
 
 static int check_files(const struct hv_fwcfg_item *files, unsigned count, struct hv_error *err)
 {
@@ -173,9 +173,9 @@ static int check_files(const struct hv_fwcfg_item *files, unsigned count, struct
 				       files[i].file, FILE_NAME_SIZE - 1);
 		if (files[i].size > UINT32_MAX)
 			return hv_fail(
-			    err, EINVAL,
-			    "fw_cfg: file '%s' is larger than 4 GiB, which its size field can't say",
-			    files[i].file);
+				err, EINVAL,
+				"fw_cfg: file '%s' is larger than 4 GiB, which its size field can't say",
+				files[i].file);
 		for (unsigned j = 0; j < i; j++)
 			if (strcmp(files[i].file, files[j].file) == 0)
 				return hv_fail(err, EINVAL, "fw_cfg: file '%s' is given twice",

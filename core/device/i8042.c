@@ -142,7 +142,7 @@ static void run_command(struct hv_i8042 *k, uint8_t command)
 		reply(k, k->output_port);
 		break;
 	case CMD_PULSE ... CMD_PULSE +
-	    0x0f: /* the pins whose bits are clear go low for 6 us: 0xfe is the reset */
+		0x0f: /* the pins whose bits are clear go low for 6 us: 0xfe is the reset */
 		if (!(command & OUTPUT_NO_RESET))
 			ask_reset(k);
 		break;
@@ -279,10 +279,10 @@ static int i8042_load(struct hv_device *dev, struct hv_decoder *d, uint16_t vers
 	if (!rc && (!(k->ram[0] & CONFIG_AUX_OFF) || !(k->output_port & OUTPUT_NO_RESET) ||
 		    k->fast & ~FAST_RESET || full > 1 || command > 1 || !awaits_data(k->expected)))
 		rc = hv_fail_unsafe(
-		    err,
-		    "saved state: device '%s' is in a state that no guest can bring it to; the "
-		    "data is damaged",
-		    dev->ops->name);
+			err,
+			"saved state: device '%s' is in a state that no guest can bring it to; the "
+			"data is damaged",
+			dev->ops->name);
 	if (rc) {
 		i8042_reset(dev);
 		return rc;
@@ -306,16 +306,16 @@ static void i8042_destroy(struct hv_device *dev)
 }
 
 static const struct hv_device_ops i8042_ops = {
-    .name = "i8042",
-    .version = 1,
-    .max_access = 1,
-    .read = i8042_read,
-    .write = i8042_write,
-    .reset = i8042_reset,
-    .save = i8042_save,
-    .load = i8042_load,
-    .describe = i8042_describe,
-    .destroy = i8042_destroy,
+	.name = "i8042",
+	.version = 1,
+	.max_access = 1,
+	.read = i8042_read,
+	.write = i8042_write,
+	.reset = i8042_reset,
+	.save = i8042_save,
+	.load = i8042_load,
+	.describe = i8042_describe,
+	.destroy = i8042_destroy,
 };
 
 int hv_i8042_create(struct hv_power power, struct hv_device **out, struct hv_error *err)

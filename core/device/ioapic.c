@@ -65,16 +65,16 @@ static struct hv_ioapic *ioapic_of(struct hv_device *dev)
 	return hv_container_of(dev, struct hv_ioapic, dev);
 }
 
-/* --- delivery ------------------------------------------------------------- */
+/* --- delivery --- */
 
 static struct message message_of(uint64_t entry)
 {
 	return (struct message){
-	    .address = MSI_ADDRESS | entry >> ENTRY_DEST_SHIFT << MSI_DEST_SHIFT |
-		       (entry & ENTRY_LOGICAL ? MSI_LOGICAL : 0),
-	    .data = (uint32_t)(entry & (ENTRY_VECTOR | ENTRY_MODE)) |
-		    (entry & ENTRY_LEVEL ? MSI_LEVEL | MSI_LEVEL_ASSERT : 0),
-	    .masked = entry & ENTRY_MASKED,
+		.address = MSI_ADDRESS | entry >> ENTRY_DEST_SHIFT << MSI_DEST_SHIFT |
+			   (entry & ENTRY_LOGICAL ? MSI_LOGICAL : 0),
+		.data = (uint32_t)(entry & (ENTRY_VECTOR | ENTRY_MODE)) |
+			(entry & ENTRY_LEVEL ? MSI_LEVEL | MSI_LEVEL_ASSERT : 0),
+		.masked = entry & ENTRY_MASKED,
 	};
 }
 
@@ -143,7 +143,7 @@ void hv_ioapic_eoi(struct hv_device *dev, uint8_t vector)
 	pthread_mutex_unlock(&dev->lock);
 }
 
-/* --- registers ------------------------------------------------------------ */
+/* --- registers --- */
 
 /*
  * Replaces an entry. KVM must know the entries of level pins, or it doesn't report their EOIs; telling it
@@ -225,7 +225,7 @@ static void ioapic_write(struct hv_device *dev, uint64_t offset, uint64_t value,
 		write_register(io, (uint32_t)value);
 }
 
-/* --- life ----------------------------------------------------------------- */
+/* --- life --- */
 
 /* The lines stay as they are: they belong to the devices at their other ends, which are reset by themselves.
  */
@@ -282,10 +282,10 @@ static int ioapic_load(struct hv_device *dev, struct hv_decoder *d, uint16_t ver
 		return rc;
 	if (!plausible(&loaded))
 		return hv_fail_unsafe(
-		    err,
-		    "saved state: device '%s' has registers that no IOAPIC can hold; the data is "
-		    "damaged",
-		    dev->ops->name);
+			err,
+			"saved state: device '%s' has registers that no IOAPIC can hold; the data is "
+			"damaged",
+			dev->ops->name);
 	io->select = loaded.select;
 	io->id = loaded.id;
 	io->lines = loaded.lines;
@@ -326,16 +326,16 @@ static void ioapic_destroy(struct hv_device *dev)
 }
 
 static const struct hv_device_ops ioapic_ops = {
-    .name = "ioapic",
-    .version = 1,
-    .max_access = 4,
-    .read = ioapic_read,
-    .write = ioapic_write,
-    .reset = ioapic_reset,
-    .save = ioapic_save,
-    .load = ioapic_load,
-    .describe = ioapic_describe,
-    .destroy = ioapic_destroy,
+	.name = "ioapic",
+	.version = 1,
+	.max_access = 4,
+	.read = ioapic_read,
+	.write = ioapic_write,
+	.reset = ioapic_reset,
+	.save = ioapic_save,
+	.load = ioapic_load,
+	.describe = ioapic_describe,
+	.destroy = ioapic_destroy,
 };
 
 int hv_ioapic_create(struct hv_ioapic_host host, struct hv_device **out, struct hv_error *err)

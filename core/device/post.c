@@ -64,16 +64,16 @@ static void post_destroy(struct hv_device *dev)
 }
 
 static const struct hv_device_ops post_ops = {
-    .name = "post",
-    .version = 1,
-    .max_access = 1,
-    .read = post_read,
-    .write = post_write,
-    .reset = post_reset,
-    .save = post_save,
-    .load = post_load,
-    .describe = post_describe,
-    .destroy = post_destroy,
+	.name = "post",
+	.version = 1,
+	.max_access = 1,
+	.read = post_read,
+	.write = post_write,
+	.reset = post_reset,
+	.save = post_save,
+	.load = post_load,
+	.describe = post_describe,
+	.destroy = post_destroy,
 };
 
 int hv_post_create(struct hv_device **out, struct hv_error *err)

@@ -33,7 +33,7 @@ enum { /* the registers; 1, 3 and 5 are the alarm's */
        REG_C = 0x0c,
        REG_D = 0x0d,
        REG_SHUTDOWN =
-	   0x0f, /* why the CPU was reset; plain memory to this device, and kept over a reset as all is */
+	       0x0f, /* why the CPU was reset; plain memory to this device, and kept over a reset as all is */
        REG_EQUIPMENT = 0x14,
        REG_BASE_KIB = 0x15,          /* 2 bytes: memory below 640 KiB, in KiB */
        REG_EXTENDED_KIB = 0x17,      /* 2 bytes: memory above 1 MiB, in KiB, 64 MiB at most */
@@ -78,7 +78,7 @@ static struct hv_rtc *rtc_of(struct hv_device *dev)
 	return hv_container_of(dev, struct hv_rtc, dev);
 }
 
-/* --- time ----------------------------------------------------------------- */
+/* --- time --- */
 
 static int64_t host_now(void)
 {
@@ -156,12 +156,12 @@ static void adopt(struct hv_rtc *rtc)
 	int century = decode(rtc, rtc->cmos[REG_CENTURY]);
 	int year = decode(rtc, rtc->cmos[REG_YEAR]);
 	struct tm tm = {
-	    .tm_sec = decode(rtc, rtc->cmos[REG_SECONDS]),
-	    .tm_min = decode(rtc, rtc->cmos[REG_MINUTES]),
-	    .tm_hour = decode_hour(rtc, rtc->cmos[REG_HOURS]),
-	    .tm_mday = decode(rtc, rtc->cmos[REG_DAY]),
-	    .tm_mon = decode(rtc, rtc->cmos[REG_MONTH]) - 1,
-	    .tm_year = century * 100 + year - 1900,
+		.tm_sec = decode(rtc, rtc->cmos[REG_SECONDS]),
+		.tm_min = decode(rtc, rtc->cmos[REG_MINUTES]),
+		.tm_hour = decode_hour(rtc, rtc->cmos[REG_HOURS]),
+		.tm_mday = decode(rtc, rtc->cmos[REG_DAY]),
+		.tm_mon = decode(rtc, rtc->cmos[REG_MONTH]) - 1,
+		.tm_year = century * 100 + year - 1900,
 	};
 	struct tm normal = tm;
 	int64_t t;
@@ -179,7 +179,7 @@ static void adopt(struct hv_rtc *rtc)
 		rtc->offset = t;
 }
 
-/* --- registers ------------------------------------------------------------ */
+/* --- registers --- */
 
 static bool is_held(const struct hv_rtc *rtc)
 {
@@ -255,7 +255,7 @@ static void rtc_write(struct hv_device *dev, uint64_t offset, uint64_t value, un
 		rtc->cmos[reg] = byte;
 }
 
-/* --- life ----------------------------------------------------------------- */
+/* --- life --- */
 
 static void put(struct hv_rtc *rtc, uint8_t reg, unsigned bytes, uint64_t value)
 {
@@ -341,10 +341,10 @@ static int rtc_load(struct hv_device *dev, struct hv_decoder *d, uint16_t versio
 	if (offset < -OFFSET_MAX || offset > OFFSET_MAX || cmos[REG_A] & ~A_KEPT || cmos[REG_C] != 0 ||
 	    cmos[REG_D] != D_BATTERY_GOOD)
 		return hv_fail_unsafe(
-		    err,
-		    "saved state: device '%s' has a clock that no guest can set; the data is "
-		    "damaged",
-		    dev->ops->name);
+			err,
+			"saved state: device '%s' has a clock that no guest can set; the data is "
+			"damaged",
+			dev->ops->name);
 	rtc->index = index;
 	rtc->offset = offset;
 	memcpy(rtc->cmos, cmos, sizeof(cmos));
@@ -371,16 +371,16 @@ static void rtc_destroy(struct hv_device *dev)
 }
 
 static const struct hv_device_ops rtc_ops = {
-    .name = "rtc",
-    .version = 1,
-    .max_access = 1,
-    .read = rtc_read,
-    .write = rtc_write,
-    .reset = rtc_reset,
-    .save = rtc_save,
-    .load = rtc_load,
-    .describe = rtc_describe,
-    .destroy = rtc_destroy,
+	.name = "rtc",
+	.version = 1,
+	.max_access = 1,
+	.read = rtc_read,
+	.write = rtc_write,
+	.reset = rtc_reset,
+	.save = rtc_save,
+	.load = rtc_load,
+	.describe = rtc_describe,
+	.destroy = rtc_destroy,
 };
 
 int hv_rtc_create(uint64_t mem_size, struct hv_device **out, struct hv_error *err)

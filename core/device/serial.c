@@ -109,7 +109,7 @@ static struct hv_serial *serial_of(struct hv_device *dev)
 	return hv_container_of(dev, struct hv_serial, dev);
 }
 
-/* --- interrupts ----------------------------------------------------------- */
+/* --- interrupts --- */
 
 /* How many received bytes make an interrupt: FCR's top bits with FIFOs, one byte without. */
 static unsigned trigger_level(const struct hv_serial *s)
@@ -156,7 +156,7 @@ static void update_line(struct hv_serial *s)
 	drive_line(s, s->mcr & MCR_OUT2 && interrupt_reason(s) != IIR_NONE);
 }
 
-/* --- receiver ------------------------------------------------------------- */
+/* --- receiver --- */
 
 static unsigned receiver_size(const struct hv_serial *s)
 {
@@ -242,7 +242,7 @@ size_t hv_serial_input(void *dev, const uint8_t *data, size_t count)
 	return taken;
 }
 
-/* --- transmitter and modem ------------------------------------------------ */
+/* --- transmitter and modem --- */
 
 /*
  * Writing THR takes its interrupt back; sending the byte raises it anew. The line has to fall in between: an
@@ -281,9 +281,10 @@ static void write_mcr(struct hv_serial *s, uint8_t value)
 	s->mcr = value & MCR_ALL;
 	changed = before ^ modem_lines(s);
 	s->modem_change |=
-	    (uint8_t)((changed & MSR_CTS ? MSR_CTS_CHANGED : 0) | (changed & MSR_DSR ? MSR_DSR_CHANGED : 0) |
-		      (changed & before & MSR_RING ? MSR_RING_ENDED : 0) | /* only its end counts */
-		      (changed & MSR_DCD ? MSR_DCD_CHANGED : 0));
+		(uint8_t)((changed & MSR_CTS ? MSR_CTS_CHANGED : 0) |
+			  (changed & MSR_DSR ? MSR_DSR_CHANGED : 0) |
+			  (changed & before & MSR_RING ? MSR_RING_ENDED : 0) | /* only its end counts */
+			  (changed & MSR_DCD ? MSR_DCD_CHANGED : 0));
 	/* hv:end */
 }
 
@@ -308,7 +309,7 @@ static void write_fcr(struct hv_serial *s, uint8_t value)
 	/* hv:end */
 }
 
-/* --- the registers -------------------------------------------------------- */
+/* --- the registers --- */
 
 static uint8_t read_iir(struct hv_serial *s)
 {
@@ -419,7 +420,7 @@ static void serial_write(struct hv_device *dev, uint64_t offset, uint64_t value,
 	ask_for_input(s);
 }
 
-/* --- life ----------------------------------------------------------------- */
+/* --- life --- */
 
 static void serial_reset(struct hv_device *dev)
 {
@@ -433,7 +434,7 @@ static void serial_reset(struct hv_device *dev)
 	clear_receiver(s);
 	s->listening = s->polled = false;
 	s->input_refused =
-	    true; /* the chardev may well keep something: ask once too often rather than never */
+		true; /* the chardev may well keep something: ask once too often rather than never */
 }
 
 static void serial_save(struct hv_device *dev, struct hv_encoder *e)
@@ -491,10 +492,10 @@ static int serial_load(struct hv_device *dev, struct hv_decoder *d, uint16_t ver
 	rc = hv_device_load_end(dev, d, err);
 	if (!rc && !plausible(s, thr_empty_event, listening, count))
 		rc = hv_fail_unsafe(
-		    err,
-		    "saved state: device '%s' has registers that no UART can hold; the data is "
-		    "damaged",
-		    dev->ops->name);
+			err,
+			"saved state: device '%s' has registers that no UART can hold; the data is "
+			"damaged",
+			dev->ops->name);
 	if (rc) {
 		serial_reset(dev);
 		return rc;
@@ -514,10 +515,10 @@ static void serial_describe(struct hv_device *dev, char *buf, size_t size)
 	const struct hv_serial *s = serial_of(dev);
 
 	snprintf(
-	    buf, size,
-	    "LCR 0x%02x, divisor %u, IER 0x%02x, MCR 0x%02x, FCR 0x%02x, IIR 0x%02x, %u received, IRQ %s",
-	    s->lcr, s->divisor, s->ier, s->mcr, s->fcr, interrupt_reason(s), s->fifo_count,
-	    s->line_high ? "high" : "low");
+		buf, size,
+		"LCR 0x%02x, divisor %u, IER 0x%02x, MCR 0x%02x, FCR 0x%02x, IIR 0x%02x, %u received, IRQ %s",
+		s->lcr, s->divisor, s->ier, s->mcr, s->fcr, interrupt_reason(s), s->fifo_count,
+		s->line_high ? "high" : "low");
 }
 
 static void serial_destroy(struct hv_device *dev)
@@ -526,16 +527,16 @@ static void serial_destroy(struct hv_device *dev)
 }
 
 static const struct hv_device_ops serial_ops = {
-    .name = "serial0",
-    .version = 1,
-    .max_access = 1,
-    .read = serial_read,
-    .write = serial_write,
-    .reset = serial_reset,
-    .save = serial_save,
-    .load = serial_load,
-    .describe = serial_describe,
-    .destroy = serial_destroy,
+	.name = "serial0",
+	.version = 1,
+	.max_access = 1,
+	.read = serial_read,
+	.write = serial_write,
+	.reset = serial_reset,
+	.save = serial_save,
+	.load = serial_load,
+	.describe = serial_describe,
+	.destroy = serial_destroy,
 };
 
 int hv_serial_create(struct hv_chardev *chardev, struct hv_irq_line irq, struct hv_device **out,

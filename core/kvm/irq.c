@@ -1,7 +1,7 @@
 /*
- * Interrupts: which controllers the kernel emulates, and the ways into them: lines, messages, NMIs, and a bare
- * external interrupt where there is no controller. It calls the kernel and core/base only.
- * Rules: KVM API 4.24 (KVM_CREATE_IRQCHIP), 4.71 (KVM_CREATE_PIT2), 4.25 (KVM_IRQ_LINE), 4.70 (KVM_SIGNAL_MSI), 4.64
+ * Interrupts: which controllers the kernel emulates, and the ways into them: lines, messages, NMIs, and a
+ * bare external interrupt where there is no controller. It calls the kernel and core/base only. Rules: KVM
+ * API 4.24 (KVM_CREATE_IRQCHIP), 4.71 (KVM_CREATE_PIT2), 4.25 (KVM_IRQ_LINE), 4.70 (KVM_SIGNAL_MSI), 4.64
  * (KVM_NMI), 4.15 (KVM_INTERRUPT), 7.5 (KVM_CAP_SPLIT_IRQCHIP); SDM vol. 3A, 11.11 (messages).
  */
 #include <string.h>
@@ -20,12 +20,15 @@ int hv_irqchip_create(const struct hv_vm *vm, enum hv_irqchip kind, struct hv_er
 		return 0;
 	case HV_IRQCHIP_SPLIT:
 		if (ioctl(vm->fd, KVM_ENABLE_CAP, &split) < 0)
-			return hv_fail_errno(err, "KVM cannot split the interrupt controllers; try --irqchip full");
+			return hv_fail_errno(
+				err, "KVM cannot split the interrupt controllers; try --irqchip full");
 		return 0;
 	case HV_IRQCHIP_FULL:
 		if (ioctl(vm->fd, KVM_CREATE_IRQCHIP, 0) < 0)
-			return hv_fail_errno(err, "KVM cannot create the interrupt controllers (KVM_CREATE_IRQCHIP)");
-		/* SPEAKER_DUMMY: the kernel also answers port 0x61, where guests read the PIT's second channel. */
+			return hv_fail_errno(
+				err, "KVM cannot create the interrupt controllers (KVM_CREATE_IRQCHIP)");
+		/* SPEAKER_DUMMY: the kernel also answers port 0x61, where guests read the PIT's second
+		 * channel. */
 		if (ioctl(vm->fd, KVM_CREATE_PIT2, &pit) < 0)
 			return hv_fail_errno(err, "KVM cannot create the timer (KVM_CREATE_PIT2)");
 		return 0;
@@ -100,8 +103,9 @@ int hv_vcpu_interrupt(struct hv_vcpu *vcpu, uint8_t vector, struct hv_error *err
 
 	/* hv:solution lab=7 task=4 */
 	/*
-	 * The kernel told at the last exit whether the guest can take an interrupt. When it can't, asking for the
-	 * window makes KVM_RUN come back (KVM_EXIT_IRQ_WINDOW_OPEN) at the first instruction where it can.
+	 * The kernel told at the last exit whether the guest can take an interrupt. When it can't, asking for
+	 * the window makes KVM_RUN come back (KVM_EXIT_IRQ_WINDOW_OPEN) at the first instruction where it
+	 * can.
 	 */
 	if (!vcpu->run->ready_for_interrupt_injection || !vcpu->run->if_flag) {
 		vcpu->run->request_interrupt_window = 1;
@@ -109,7 +113,8 @@ int hv_vcpu_interrupt(struct hv_vcpu *vcpu, uint8_t vector, struct hv_error *err
 	}
 	vcpu->run->request_interrupt_window = 0;
 	if (ioctl(vcpu->fd, KVM_INTERRUPT, &interrupt) < 0)
-		return hv_fail_errno(err, "vCPU %u: KVM cannot inject vector %#x (KVM_INTERRUPT)", vcpu->index, vector);
+		return hv_fail_errno(err, "vCPU %u: KVM cannot inject vector %#x (KVM_INTERRUPT)",
+				     vcpu->index, vector);
 	return 0;
 	/* hv:end */
 }

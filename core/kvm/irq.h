@@ -1,7 +1,7 @@
 /*
  * Interrupts: which controllers the kernel emulates, interrupt lines, messages and NMIs into the guest.
- * Rules: KVM API 4.24 (KVM_CREATE_IRQCHIP), 4.25 (KVM_IRQ_LINE), 4.71 (KVM_CREATE_PIT2), 4.70 (KVM_SIGNAL_MSI),
- * 4.52 (KVM_SET_GSI_ROUTING), 4.64 (KVM_NMI), 7.5 (KVM_CAP_SPLIT_IRQCHIP).
+ * Rules: KVM API 4.24 (KVM_CREATE_IRQCHIP), 4.25 (KVM_IRQ_LINE), 4.71 (KVM_CREATE_PIT2), 4.70
+ * (KVM_SIGNAL_MSI), 4.52 (KVM_SET_GSI_ROUTING), 4.64 (KVM_NMI), 7.5 (KVM_CAP_SPLIT_IRQCHIP).
  */
 #ifndef HV_KVM_IRQ_H
 #define HV_KVM_IRQ_H
@@ -44,8 +44,8 @@ int hv_irq_line(const struct hv_vm *vm, unsigned gsi, bool level);
 int hv_irq_msi(const struct hv_vm *vm, uint64_t address, uint32_t data);
 
 /*
- * Which message each IOAPIC pin sends (SPLIT only), all pins at once: KVM learns from it which vectors' EOI to report
- * by KVM_EXIT_IOAPIC_EOI. Any thread.
+ * Which message each IOAPIC pin sends (SPLIT only), all pins at once: KVM learns from it which vectors' EOI
+ * to report by KVM_EXIT_IOAPIC_EOI. Any thread.
  */
 struct hv_irq_route {
 	unsigned pin;
@@ -60,8 +60,8 @@ int hv_irq_route_ioapic(const struct hv_vm *vm, const struct hv_irq_route *route
 int hv_vcpu_nmi(const struct hv_vcpu *vcpu, struct hv_error *err);
 
 /*
- * An external interrupt without an irqchip (KVM API 4.15): -EAGAIN with run->request_interrupt_window set when the
- * guest can't take it now (IF clear, or an instruction's shadow). On the vCPU's thread.
+ * An external interrupt without an irqchip (KVM API 4.15): -EAGAIN with run->request_interrupt_window set
+ * when the guest can't take it now (IF clear, or an instruction's shadow). On the vCPU's thread.
  */
 int hv_vcpu_interrupt(struct hv_vcpu *vcpu, uint8_t vector, struct hv_error *err);
 HV_API_END

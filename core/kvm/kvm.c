@@ -1,9 +1,9 @@
 /*
- * /dev/kvm and one virtual machine. KVM is reached through a chain of file descriptors: the system's (/dev/kvm), from
- * it one a VM, from that one a vCPU; each takes its own ioctls. This file has the first two, vcpu.c the third. It
- * calls the kernel and core/base only.
- * Rules: KVM API, Documentation/virt/kvm/api.rst, sections 2, 4.1 (KVM_GET_API_VERSION), 4.2 (KVM_CREATE_VM), 4.4
- * (KVM_CHECK_EXTENSION), 4.5 (KVM_GET_VCPU_MMAP_SIZE), 4.41 (KVM_SET_TSS_ADDR), 4.42 (KVM_SET_IDENTITY_MAP_ADDR).
+ * /dev/kvm and one virtual machine. KVM is reached through a chain of file descriptors: the system's
+ * (/dev/kvm), from it one a VM, from that one a vCPU; each takes its own ioctls. This file has the first two,
+ * vcpu.c the third. It calls the kernel and core/base only. Rules: KVM API, Documentation/virt/kvm/api.rst,
+ * sections 2, 4.1 (KVM_GET_API_VERSION), 4.2 (KVM_CREATE_VM), 4.4 (KVM_CHECK_EXTENSION), 4.5
+ * (KVM_GET_VCPU_MMAP_SIZE), 4.41 (KVM_SET_TSS_ADDR), 4.42 (KVM_SET_IDENTITY_MAP_ADDR).
  */
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -22,14 +22,17 @@ static int cannot_open(const char *path, struct hv_error *err)
 	case ENOENT:
 	case ENXIO:
 	case ENODEV:
-		return hv_fail(err, errno,
-			       "%s is missing: load the module (modprobe kvm-intel or kvm-amd), switch on virtualisation "
-			       "in the firmware, or nested virtualisation in the host that this machine runs on",
-			       path);
+		return hv_fail(
+			err, errno,
+			"%s is missing: load the module (modprobe kvm-intel or kvm-amd), switch on "
+			"virtualisation "
+			"in the firmware, or nested virtualisation in the host that this machine runs on",
+			path);
 	case EACCES:
 	case EPERM:
 		return hv_fail(err, errno,
-			       "%s is forbidden for this user: join the group that owns it (usermod -aG kvm $USER, then "
+			       "%s is forbidden for this user: join the group that owns it (usermod -aG kvm "
+			       "$USER, then "
 			       "log in again)",
 			       path);
 	case EBUSY:
@@ -58,7 +61,8 @@ int hv_kvm_open(struct hv_kvm *kvm, struct hv_error *err)
 	if (version != KVM_API_VERSION) {
 		hv_kvm_close(kvm);
 		if (version < 0)
-			return hv_fail(err, ENODEV, "%s is not KVM's device; it does not answer KVM_GET_API_VERSION",
+			return hv_fail(err, ENODEV,
+				       "%s is not KVM's device; it does not answer KVM_GET_API_VERSION",
 				       path);
 		return hv_fail(err, ENOTSUP, "%s speaks KVM API version %d, hvkit needs %d", path, version,
 			       KVM_API_VERSION);
@@ -67,7 +71,8 @@ int hv_kvm_open(struct hv_kvm *kvm, struct hv_error *err)
 	size = ioctl(kvm->fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 	if (size < (int)sizeof(struct kvm_run)) {
 		hv_kvm_close(kvm);
-		return hv_fail(err, ENOTSUP, "%s: the area shared with each vCPU has only %d bytes", path, size);
+		return hv_fail(err, ENOTSUP, "%s: the area shared with each vCPU has only %d bytes", path,
+			       size);
 	}
 	kvm->run_size = (size_t)size;
 	return 0;
@@ -103,8 +108,8 @@ int hv_vm_create(struct hv_vm *vm, const struct hv_kvm *kvm, struct hv_error *er
 		return hv_fail_errno(err, "KVM cannot create a VM (KVM_CREATE_VM)");
 	/*
 	 * VT-x without "unrestricted guest" runs real-mode code in virtual-8086 mode and needs a TSS and an
-	 * identity-mapped page table inside the guest's address space. Other back ends take the addresses and don't
-	 * use them; those that refuse the calls don't need them either.
+	 * identity-mapped page table inside the guest's address space. Other back ends take the addresses and
+	 * don't use them; those that refuse the calls don't need them either.
 	 */
 	if (hv_kvm_has(kvm, KVM_CAP_SET_IDENTITY_MAP_ADDR) &&
 	    ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity_map) < 0 && errno != ENXIO && errno != EINVAL)

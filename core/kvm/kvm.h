@@ -24,8 +24,8 @@ struct hv_vm {
 
 HV_API_BEGIN
 /*
- * Opens /dev/kvm (or $HV_KVM_DEVICE, for tests) and checks that it speaks API version 12. The sentence tells what
- * to do when it is missing, forbidden or busy. Close with hv_kvm_close.
+ * Opens /dev/kvm (or $HV_KVM_DEVICE, for tests) and checks that it speaks API version 12. The sentence tells
+ * what to do when it is missing, forbidden or busy. Close with hv_kvm_close.
  */
 int hv_kvm_open(struct hv_kvm *kvm, struct hv_error *err);
 void hv_kvm_close(struct hv_kvm *kvm);
@@ -34,8 +34,9 @@ void hv_kvm_close(struct hv_kvm *kvm);
 int hv_kvm_has(const struct hv_kvm *kvm, unsigned long cap);
 
 /*
- * Makes an empty VM. Sets the TSS and identity-map addresses, which VT-x without unrestricted guest needs (KVM API
- * 4.42, 4.43), just below the BIOS area at the top of 4 GiB, where no RAM slot may lie. kvm must outlive vm.
+ * Makes an empty VM. Sets the TSS and identity-map addresses, which VT-x without unrestricted guest needs
+ * (KVM API 4.42, 4.43), just below the BIOS area at the top of 4 GiB, where no RAM slot may lie. kvm must
+ * outlive vm.
  */
 int hv_vm_create(struct hv_vm *vm, const struct hv_kvm *kvm, struct hv_error *err);
 void hv_vm_destroy(struct hv_vm *vm);

@@ -1,8 +1,8 @@
 /*
- * Guest memory: slots, the holes between them, and the one checked accessor. Each slot is anonymous host memory that
- * KVM_SET_USER_MEMORY_REGION puts at a guest-physical address; what lies in no slot exits as MMIO. It calls the
- * kernel and core/base only.
- * Rules: KVM API 4.35 (KVM_SET_USER_MEMORY_REGION and its flag KVM_MEM_READONLY).
+ * Guest memory: slots, the holes between them, and the one checked accessor. Each slot is anonymous host
+ * memory that KVM_SET_USER_MEMORY_REGION puts at a guest-physical address; what lies in no slot exits as
+ * MMIO. It calls the kernel and core/base only. Rules: KVM API 4.35 (KVM_SET_USER_MEMORY_REGION and its flag
+ * KVM_MEM_READONLY).
  */
 #include <linux/kvm.h>
 #include <string.h>
@@ -46,7 +46,8 @@ static int check_range(const struct hv_memory *mem, uint64_t gpa, uint64_t size,
 	unsigned long long at = gpa, n = size;
 
 	if (size == 0 || gpa % HV_PAGE_SIZE || size % HV_PAGE_SIZE)
-		return hv_fail(err, EINVAL, "memory slot at %#llx, %#llx bytes: both must be whole pages of 4 KiB", at, n);
+		return hv_fail(err, EINVAL,
+			       "memory slot at %#llx, %#llx bytes: both must be whole pages of 4 KiB", at, n);
 	if (gpa > UINT64_MAX - size)
 		return hv_fail(err, EINVAL, "memory slot at %#llx, %#llx bytes: it wraps past 2^64", at, n);
 	if (mem->count == HV_SLOTS_MAX)
@@ -68,8 +69,10 @@ int hv_memory_add(struct hv_memory *mem, uint64_t gpa, uint64_t size, bool reado
 		return rc;
 	place = find_place(mem, gpa, size);
 	if (place < 0)
-		return hv_fail(err, EEXIST, "memory slot at %#llx, %#llx bytes: it would overlap another", at, n);
-	/* NORESERVE: the guest gets what it touches; a guest larger than the host's free memory is the user's choice. */
+		return hv_fail(err, EEXIST, "memory slot at %#llx, %#llx bytes: it would overlap another", at,
+			       n);
+	/* NORESERVE: the guest gets what it touches; a guest larger than the host's free memory is the user's
+	 * choice. */
 	host = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (host == MAP_FAILED)
 		return hv_fail_errno(err, "the host has no %s of address space for the guest's memory",
@@ -86,7 +89,8 @@ int hv_memory_add(struct hv_memory *mem, uint64_t gpa, uint64_t size, bool reado
 		munmap(host, size);
 		return rc;
 	}
-	memmove(&mem->slots[place + 1], &mem->slots[place], (mem->count - (unsigned)place) * sizeof(mem->slots[0]));
+	memmove(&mem->slots[place + 1], &mem->slots[place],
+		(mem->count - (unsigned)place) * sizeof(mem->slots[0]));
 	mem->slots[place] = (struct hv_slot){.gpa = gpa, .size = size, .host = host, .readonly = readonly};
 	mem->count++;
 	return 0;

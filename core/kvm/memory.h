@@ -1,10 +1,10 @@
 /*
- * Guest memory: slots that map guest-physical addresses (GPA) to host memory (HVA), the holes between them, and the
- * one checked accessor through which every other room reaches it.
- * Rules: KVM API 4.35 (KVM_SET_USER_MEMORY_REGION).
+ * Guest memory: slots that map guest-physical addresses (GPA) to host memory (HVA), the holes between them,
+ * and the one checked accessor through which every other room reaches it. Rules: KVM API 4.35
+ * (KVM_SET_USER_MEMORY_REGION).
  *
- * Slots are added before the first vCPU runs and don't change while one runs, so lookups take no lock and may come
- * from any thread.
+ * Slots are added before the first vCPU runs and don't change while one runs, so lookups take no lock and may
+ * come from any thread.
  */
 #ifndef HV_KVM_MEMORY_H
 #define HV_KVM_MEMORY_H
@@ -38,8 +38,8 @@ void hv_memory_init(struct hv_memory *mem, const struct hv_vm *vm); /* vm may be
 void hv_memory_free(struct hv_memory *mem);
 
 /*
- * Adds a slot of fresh zeroed memory. -EINVAL: gpa or size is not a positive multiple of the page size, or wraps;
- * -EEXIST: it would overlap a slot; -ENOSPC: all slots are taken; -ENOMEM.
+ * Adds a slot of fresh zeroed memory. -EINVAL: gpa or size is not a positive multiple of the page size, or
+ * wraps; -EEXIST: it would overlap a slot; -ENOSPC: all slots are taken; -ENOMEM.
  */
 int hv_memory_add(struct hv_memory *mem, uint64_t gpa, uint64_t size, bool readonly, struct hv_error *err);
 
@@ -52,7 +52,8 @@ int hv_memory_add_ram(struct hv_memory *mem, uint64_t size, struct hv_error *err
  */
 void *hv_memory_at(const struct hv_memory *mem, uint64_t gpa, uint64_t length);
 
-/* Copies that may cross from one slot into an adjacent one. -EFAULT when any byte is outside; nothing is copied then. */
+/* Copies that may cross from one slot into an adjacent one. -EFAULT when any byte is outside; nothing is
+ * copied then. */
 int hv_memory_read(const struct hv_memory *mem, uint64_t gpa, void *buf, uint64_t length);
 int hv_memory_write(const struct hv_memory *mem, uint64_t gpa, const void *buf, uint64_t length);
 

@@ -1,8 +1,8 @@
 /*
- * A vCPU's state, taken out and put back. The order of putting back matters: the special registers decide what the
- * others mean (EFER and CR4 before XSAVE and MSRs), the local APIC must stand before the TSC deadline that it is
- * armed with, and pending events come last, because setting registers clears them.
- * It calls the kernel and core/base only. Rules: KVM API, the sections named in state.h.
+ * A vCPU's state, taken out and put back. The order of putting back matters: the special registers decide
+ * what the others mean (EFER and CR4 before XSAVE and MSRs), the local APIC must stand before the TSC
+ * deadline that it is armed with, and pending events come last, because setting registers clears them. It
+ * calls the kernel and core/base only. Rules: KVM API, the sections named in state.h.
  */
 #include <string.h>
 #include <sys/ioctl.h>
@@ -14,12 +14,24 @@
 
 /* SDM vol. 4; the last group is KVM's own (Documentation/virt/kvm/x86/msr.rst). */
 static const uint32_t msr_list[] = {
-	0x174, 0x175, 0x176,                            /* SYSENTER_CS, _ESP, _EIP */
-	0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084, /* STAR, LSTAR, CSTAR, FMASK */
-	0xc0000102, 0xc0000103,                         /* KERNEL_GS_BASE, TSC_AUX */
-	0x277, 0x2ff, 0x1a0,                            /* PAT, MTRR_DEF_TYPE, MISC_ENABLE */
-	MSR_TSC_DEADLINE,                               /* with the local APIC in place */
-	0x4b564d00, 0x4b564d01, 0x4b564d02, 0x4b564d03, 0x4b564d04, /* kvmclock, async faults, steal time, EOI */
+	0x174,
+	0x175,
+	0x176, /* SYSENTER_CS, _ESP, _EIP */
+	0xc0000081,
+	0xc0000082,
+	0xc0000083,
+	0xc0000084, /* STAR, LSTAR, CSTAR, FMASK */
+	0xc0000102,
+	0xc0000103, /* KERNEL_GS_BASE, TSC_AUX */
+	0x277,
+	0x2ff,
+	0x1a0,            /* PAT, MTRR_DEF_TYPE, MISC_ENABLE */
+	MSR_TSC_DEADLINE, /* with the local APIC in place */
+	0x4b564d00,
+	0x4b564d01,
+	0x4b564d02,
+	0x4b564d03,
+	0x4b564d04, /* kvmclock, async faults, steal time, EOI */
 };
 
 /* One MSR: true when KVM has it. */
@@ -60,14 +72,15 @@ int hv_vcpu_get_state(const struct hv_vcpu *vcpu, struct hv_vcpu_state *state, s
 	if (rc)
 		return rc;
 	if (ioctl(vcpu->fd, KVM_GET_XSAVE, &state->xsave) < 0)
-		return hv_fail_errno(err, "vCPU %u: its FPU state cannot be read (KVM_GET_XSAVE)", vcpu->index);
+		return hv_fail_errno(err, "vCPU %u: its FPU state cannot be read (KVM_GET_XSAVE)",
+				     vcpu->index);
 	if (ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &state->debugregs) < 0)
 		return hv_fail_errno(err, "vCPU %u: its debug registers cannot be read", vcpu->index);
 	if (ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &state->events) < 0)
 		return hv_fail_errno(err, "vCPU %u: its pending events cannot be read", vcpu->index);
 	/*
-	 * These three depend on the CPU model and on the irqchip; ENXIO, EINVAL: there is none. On a host without XSAVE
-	 * KVM reads no XCR, without an error, and then refuses to set none.
+	 * These three depend on the CPU model and on the irqchip; ENXIO, EINVAL: there is none. On a host
+	 * without XSAVE KVM reads no XCR, without an error, and then refuses to set none.
 	 */
 	state->has_xcrs = ioctl(vcpu->fd, KVM_GET_XCRS, &state->xcrs) == 0 && state->xcrs.nr_xcrs > 0;
 	state->has_lapic = ioctl(vcpu->fd, KVM_GET_LAPIC, &state->lapic) == 0;
@@ -89,7 +102,8 @@ int hv_vcpu_set_state(const struct hv_vcpu *vcpu, const struct hv_vcpu_state *st
 	int rc;
 
 	if (state->has_mp_state && ioctl(vcpu->fd, KVM_SET_MP_STATE, &state->mp_state) < 0)
-		return hv_fail_errno(err, "vCPU %u: KVM refuses its run state (KVM_SET_MP_STATE)", vcpu->index);
+		return hv_fail_errno(err, "vCPU %u: KVM refuses its run state (KVM_SET_MP_STATE)",
+				     vcpu->index);
 	rc = hv_vcpu_set_sregs(vcpu, &state->sregs, err);
 	if (!rc)
 		rc = hv_vcpu_set_regs(vcpu, &state->regs, err);

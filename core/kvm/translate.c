@@ -40,34 +40,34 @@ struct level {
 };
 
 static const struct level levels_32bit[] = {
-    {"PD", 22, 10, true, true, 0, "PD entry not present", "PD outside memory",
-     "PD entry has a reserved bit set"},
-    {"PT", 12, 10, false, true, 0, "PT entry not present", "PT outside memory",
-     "PT entry has a reserved bit set"},
+	{"PD", 22, 10, true, true, 0, "PD entry not present", "PD outside memory",
+	 "PD entry has a reserved bit set"},
+	{"PT", 12, 10, false, true, 0, "PT entry not present", "PT outside memory",
+	 "PT entry has a reserved bit set"},
 };
 
 /* PAE's four PDPT entries know only P, PWT, PCD and the address (SDM table 4-8). */
 static const struct level levels_pae[] = {
-    {"PDPT", 30, 2, false, false, 0xfff00000000001e6ull, "PDPT entry not present", "PDPT outside memory",
-     "PDPT entry has a reserved bit set"},
-    {"PD", 21, 9, true, true, 0x7ff0000000000000ull, "PD entry not present", "PD outside memory",
-     "PD entry has a reserved bit set"},
-    {"PT", 12, 9, false, true, 0x7ff0000000000000ull, "PT entry not present", "PT outside memory",
-     "PT entry has a reserved bit set"},
+	{"PDPT", 30, 2, false, false, 0xfff00000000001e6ull, "PDPT entry not present", "PDPT outside memory",
+	 "PDPT entry has a reserved bit set"},
+	{"PD", 21, 9, true, true, 0x7ff0000000000000ull, "PD entry not present", "PD outside memory",
+	 "PD entry has a reserved bit set"},
+	{"PT", 12, 9, false, true, 0x7ff0000000000000ull, "PT entry not present", "PT outside memory",
+	 "PT entry has a reserved bit set"},
 };
 
 /* 5-level paging uses all rows, 4-level paging all but the first. */
 static const struct level levels_long[] = {
-    {"PML5", 48, 9, false, true, ENTRY_PS, "PML5 entry not present", "PML5 outside memory",
-     "PML5 entry has a reserved bit set"},
-    {"PML4", 39, 9, false, true, ENTRY_PS, "PML4 entry not present", "PML4 outside memory",
-     "PML4 entry has a reserved bit set"},
-    {"PDPT", 30, 9, true, true, 0, "PDPT entry not present", "PDPT outside memory",
-     "PDPT entry has a reserved bit set"},
-    {"PD", 21, 9, true, true, 0, "PD entry not present", "PD outside memory",
-     "PD entry has a reserved bit set"},
-    {"PT", 12, 9, false, true, 0, "PT entry not present", "PT outside memory",
-     "PT entry has a reserved bit set"},
+	{"PML5", 48, 9, false, true, ENTRY_PS, "PML5 entry not present", "PML5 outside memory",
+	 "PML5 entry has a reserved bit set"},
+	{"PML4", 39, 9, false, true, ENTRY_PS, "PML4 entry not present", "PML4 outside memory",
+	 "PML4 entry has a reserved bit set"},
+	{"PDPT", 30, 9, true, true, 0, "PDPT entry not present", "PDPT outside memory",
+	 "PDPT entry has a reserved bit set"},
+	{"PD", 21, 9, true, true, 0, "PD entry not present", "PD outside memory",
+	 "PD entry has a reserved bit set"},
+	{"PT", 12, 9, false, true, 0, "PT entry not present", "PT outside memory",
+	 "PT entry has a reserved bit set"},
 };
 
 static enum hv_paging paging_mode(const struct kvm_sregs *sregs)

@@ -1,7 +1,7 @@
 /*
- * One vCPU: its descriptor, the kvm_run area that it shares with the kernel, and KVM_RUN. It calls the kernel and
- * core/base only.
- * Rules: KVM API 4.7 (KVM_CREATE_VCPU), 4.10 (KVM_RUN), 4.11 to 4.14 (registers), 5 (the kvm_run structure).
+ * One vCPU: its descriptor, the kvm_run area that it shares with the kernel, and KVM_RUN. It calls the kernel
+ * and core/base only. Rules: KVM API 4.7 (KVM_CREATE_VCPU), 4.10 (KVM_RUN), 4.11 to 4.14 (registers), 5 (the
+ * kvm_run structure).
  */
 #include <string.h>
 #include <sys/ioctl.h>
@@ -52,7 +52,8 @@ int hv_vcpu_run(struct hv_vcpu *vcpu)
 int hv_vcpu_get_regs(const struct hv_vcpu *vcpu, struct kvm_regs *regs, struct hv_error *err)
 {
 	if (ioctl(vcpu->fd, KVM_GET_REGS, regs) < 0)
-		return hv_fail_errno(err, "vCPU %u: its registers cannot be read (KVM_GET_REGS)", vcpu->index);
+		return hv_fail_errno(err, "vCPU %u: its registers cannot be read (KVM_GET_REGS)",
+				     vcpu->index);
 	return 0;
 }
 
@@ -66,14 +67,16 @@ int hv_vcpu_set_regs(const struct hv_vcpu *vcpu, const struct kvm_regs *regs, st
 int hv_vcpu_get_sregs(const struct hv_vcpu *vcpu, struct kvm_sregs *sregs, struct hv_error *err)
 {
 	if (ioctl(vcpu->fd, KVM_GET_SREGS, sregs) < 0)
-		return hv_fail_errno(err, "vCPU %u: its special registers cannot be read (KVM_GET_SREGS)", vcpu->index);
+		return hv_fail_errno(err, "vCPU %u: its special registers cannot be read (KVM_GET_SREGS)",
+				     vcpu->index);
 	return 0;
 }
 
 int hv_vcpu_set_sregs(const struct hv_vcpu *vcpu, const struct kvm_sregs *sregs, struct hv_error *err)
 {
 	if (ioctl(vcpu->fd, KVM_SET_SREGS, sregs) < 0)
-		return hv_fail_errno(err, "vCPU %u: KVM refuses the special registers (KVM_SET_SREGS)", vcpu->index);
+		return hv_fail_errno(err, "vCPU %u: KVM refuses the special registers (KVM_SET_SREGS)",
+				     vcpu->index);
 	return 0;
 }
 

@@ -1,11 +1,11 @@
 /*
- * What other threads may do to a VM while it runs: calls on a vCPU's thread, interrupts from outside, tracing.
+ * What other threads may do to a VM while it runs: calls on a vCPU's thread, interrupts from outside,
+ * tracing.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "machine/internal.h"
-
 
 int hv_machine_call(struct hv_machine *m, unsigned cpu, hv_vcpu_fn *fn, void *ctx, struct hv_error *err)
 {
@@ -57,12 +57,14 @@ int hv_machine_irq(struct hv_machine *m, unsigned line, struct hv_error *err)
 	int rc = 0;
 
 	if (line >= HV_IOAPIC_PINS)
-		return hv_fail_usage(err, "interrupt line %u: there are lines 0 to %d", line, HV_IOAPIC_PINS - 1);
+		return hv_fail_usage(err, "interrupt line %u: there are lines 0 to %d", line,
+				     HV_IOAPIC_PINS - 1);
 	if (m->irqchip == HV_IRQCHIP_FULL) {
 		rc = hv_irq_line(&m->vm, line, true);
 		if (!rc)
 			rc = hv_irq_line(&m->vm, line, false);
-		return rc ? hv_fail(err, -rc, "interrupt line %u: KVM refuses it: %s", line, strerror(-rc)) : 0;
+		return rc ? hv_fail(err, -rc, "interrupt line %u: KVM refuses it: %s", line, strerror(-rc))
+			  : 0;
 	}
 	if (m->irqchip == HV_IRQCHIP_SPLIT) {
 		hv_ioapic_set(m->ioapic, line, true);
@@ -71,7 +73,8 @@ int hv_machine_irq(struct hv_machine *m, unsigned line, struct hv_error *err)
 	}
 	pthread_mutex_lock(&m->lock);
 	if (cpu->vector_count == HV_VECTORS_MAX) {
-		rc = hv_fail(err, EBUSY, "the guest has not taken the last %d interrupts yet", HV_VECTORS_MAX);
+		rc = hv_fail(err, EBUSY, "the guest has not taken the last %d interrupts yet",
+			     HV_VECTORS_MAX);
 	} else {
 		cpu->vectors[cpu->vector_count] = (uint8_t)(0x20 + line);
 		atomic_fetch_add(&cpu->vector_count, 1);
@@ -80,7 +83,6 @@ int hv_machine_irq(struct hv_machine *m, unsigned line, struct hv_error *err)
 	pthread_mutex_unlock(&m->lock);
 	return rc;
 }
-
 
 static struct hv_cpu *cpu_of(struct hv_vcpu *vcpu)
 {

@@ -11,8 +11,7 @@
 #include "base/parse.h"
 #include "machine/internal.h"
 
-/* --- interrupts: from a device's line to the guest
- * --------------------------------------------------------------- */
+/* --- interrupts: from a device's line to the guest --- */
 
 static void irq_to_kernel(void *ctx, unsigned gsi, bool level)
 {
@@ -58,8 +57,7 @@ static struct hv_irq_line irq_line(struct hv_machine *m, unsigned gsi)
 	return line;
 }
 
-/* --- devices
- * ----------------------------------------------------------------------------------------------------- */
+/* --- devices --- */
 
 /* Takes the device that `rc` tells was made, and puts it on a bus. */
 static int place(struct hv_machine *m, int rc, struct hv_device **dev, struct hv_bus *bus, uint64_t base,
@@ -111,8 +109,7 @@ static int create_devices(struct hv_machine *m, struct hv_error *err)
 	return rc;
 }
 
-/* --- the machine
- * ------------------------------------------------------------------------------------------------- */
+/* --- the machine --- */
 
 static int create_cpus(struct hv_machine *m, struct hv_error *err)
 {
@@ -145,16 +142,16 @@ int hv_board_create(struct hv_machine *m, struct hv_error *err)
 
 	rc = hv_board_probe(m, err);
 	if (!rc && m->irqchip == HV_IRQCHIP_NONE && m->cpu_count > 1)
-		rc = hv_fail_usage(
-		    err,
-		    "%u CPUs need interrupt controllers to start each other; give --irqchip split or full",
-		    m->cpu_count);
+		rc = hv_fail_usage(err,
+				   "%u CPUs need interrupt controllers to start each other; give --irqchip "
+				   "split or full",
+				   m->cpu_count);
 	if (!rc)
 		rc = hv_vm_create(&m->vm, &m->kvm, err);
 	if (rc)
 		return rc;
-	/* Memory before the controllers: KVM_SET_USER_MEMORY_REGION waits for readers of KVM's buses, and just after a
-	 * controller was registered there that takes 4 to 10 ms. */
+	/* Memory before the controllers: KVM_SET_USER_MEMORY_REGION waits for readers of KVM's buses, and
+	 * just after a controller was registered there that takes 4 to 10 ms. */
 	hv_memory_init(&m->memory, &m->vm);
 	rc = hv_memory_add_ram(&m->memory, m->config.mem, err);
 	if (rc)
@@ -172,10 +169,10 @@ int hv_board_boot(struct hv_machine *m, struct hv_error *err)
 {
 	const struct hv_config *c = &m->config;
 	struct hv_boot_request request = {
-	    .kind = c->boot,
-	    .path = c->image,
-	    .load_addr = c->load_addr,
-	    .cmdline = c->append ? c->append : "",
+		.kind = c->boot,
+		.path = c->image,
+		.load_addr = c->load_addr,
+		.cmdline = c->append ? c->append : "",
 	};
 	struct hv_module modules[HV_MODULES_MAX] = {0};
 	void *image = NULL, *data[HV_MODULES_MAX] = {0};
@@ -188,8 +185,8 @@ int hv_board_boot(struct hv_machine *m, struct hv_error *err)
 		unsigned i = request.module_count;
 		size_t path = strcspn(c->initrd[i], " ");
 
-		rc =
-		    hv_load_fd(m->initrd_fds[i], c->initrd[i], HV_IMAGE_MAX, &data[i], &modules[i].size, err);
+		rc = hv_load_fd(m->initrd_fds[i], c->initrd[i], HV_IMAGE_MAX, &data[i], &modules[i].size,
+				err);
 		modules[i].data = data[i];
 		modules[i].name = c->initrd[i][path] ? c->initrd[i] + path + 1 : "";
 	}

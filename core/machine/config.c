@@ -64,7 +64,7 @@ int hv_config_copy(struct hv_config *to, const struct hv_config *from, struct hv
 	return whole ? 0 : hv_fail(err, ENOMEM, "no memory for a copy of the configuration");
 }
 
-/* --- values --------------------------------------------------------------- */
+/* --- values --- */
 
 static int keep_string(char **where, const char *value, struct hv_error *err)
 {
@@ -104,7 +104,7 @@ static int parse_bool(const char *key, const char *value, bool *out, struct hv_e
 	return hv_fail_usage(err, "%s: '%.64s' is neither on nor off", key, value);
 }
 
-/* --- options -------------------------------------------------------------- */
+/* --- options --- */
 
 static int set_name(struct hv_config *c, const char *key, const char *value, const char *folder,
 		    struct hv_error *err)
@@ -216,10 +216,10 @@ static int set_cpu(struct hv_config *c, const char *key, const char *value, cons
 }
 
 static const char *const irqchips[] = {
-    [HV_IRQCHIP_AUTO] = "auto",
-    [HV_IRQCHIP_NONE] = "none",
-    [HV_IRQCHIP_SPLIT] = "split",
-    [HV_IRQCHIP_FULL] = "full",
+	[HV_IRQCHIP_AUTO] = "auto",
+	[HV_IRQCHIP_NONE] = "none",
+	[HV_IRQCHIP_SPLIT] = "split",
+	[HV_IRQCHIP_FULL] = "full",
 };
 
 const char *hv_irqchip_word(enum hv_irqchip kind)
@@ -301,30 +301,30 @@ static int set_sandbox(struct hv_config *c, const char *key, const char *value, 
 
 /* Which function sets which option, in the order of hv_config_options. */
 static set_fn *const setters[] = {
-    set_name,   set_mem,     set_cpus,  set_boot,    set_load_addr, set_initrd,
-    set_append, set_serial,  set_cpu,   set_irqchip, set_paused,    set_gdb,
-    set_trace,  set_timeout, set_stats, set_verbose, set_sandbox,
+	set_name,   set_mem,     set_cpus,  set_boot,    set_load_addr, set_initrd,
+	set_append, set_serial,  set_cpu,   set_irqchip, set_paused,    set_gdb,
+	set_trace,  set_timeout, set_stats, set_verbose, set_sandbox,
 };
 
 const struct hv_config_option hv_config_options[] = {
-    {"name", "NAME", "the VM's name, by which hvctl finds it"},
-    {"mem", "SIZE", "memory, with K, M or G (64M)"},
-    {"cpus", "N", "CPUs (1)"},
-    {"boot", "KIND", "auto, flat, elf, multiboot or pvh (auto)"},
-    {"load-addr", "ADDR", "where a flat image goes and starts (0x1000)"},
-    {"initrd", "FILE", "a module for multiboot or PVH; may be given again"},
-    {"append", "STRING", "the guest's command line"},
-    {"serial", "WHERE", "stdio, none, pty, file:PATH or unix:PATH (stdio)"},
-    {"cpu", "MODEL", "host or baseline, and ,-feature to take one away (host)"},
-    {"irqchip", "KIND", "none, split or full (what the image needs)"},
-    {"paused", NULL, "don't start the CPUs; hvctl resume does"},
-    {"gdb", "WHERE", "let gdb attach at tcp:PORT or unix:PATH"},
-    {"trace", "FILE", "write the last exits as a Chrome trace"},
-    {"timeout", "SECONDS", "end after so long, with status 124"},
-    {"stats", NULL, "print a table of exits at the end"},
-    {"verbose", NULL, "say what is done"},
-    {"sandbox", "on|off", "lock the process in once the VM is set up (on)"},
-    {NULL, NULL, NULL},
+	{"name", "NAME", "the VM's name, by which hvctl finds it"},
+	{"mem", "SIZE", "memory, with K, M or G (64M)"},
+	{"cpus", "N", "CPUs (1)"},
+	{"boot", "KIND", "auto, flat, elf, multiboot or pvh (auto)"},
+	{"load-addr", "ADDR", "where a flat image goes and starts (0x1000)"},
+	{"initrd", "FILE", "a module for multiboot or PVH; may be given again"},
+	{"append", "STRING", "the guest's command line"},
+	{"serial", "WHERE", "stdio, none, pty, file:PATH or unix:PATH (stdio)"},
+	{"cpu", "MODEL", "host or baseline, and ,-feature to take one away (host)"},
+	{"irqchip", "KIND", "none, split or full (what the image needs)"},
+	{"paused", NULL, "don't start the CPUs; hvctl resume does"},
+	{"gdb", "WHERE", "let gdb attach at tcp:PORT or unix:PATH"},
+	{"trace", "FILE", "write the last exits as a Chrome trace"},
+	{"timeout", "SECONDS", "end after so long, with status 124"},
+	{"stats", NULL, "print a table of exits at the end"},
+	{"verbose", NULL, "say what is done"},
+	{"sandbox", "on|off", "lock the process in once the VM is set up (on)"},
+	{NULL, NULL, NULL},
 };
 
 static_assert(HV_ARRAY_SIZE(setters) + 1 == HV_ARRAY_SIZE(hv_config_options), "each option has its setter");
@@ -353,7 +353,7 @@ int hv_config_set(struct hv_config *c, const char *key, const char *value, struc
 	return hv_config_set_from(c, key, value, "", err);
 }
 
-/* --- the whole ------------------------------------------------------------ */
+/* --- the whole --- */
 
 static bool name_char(char ch)
 {
@@ -374,7 +374,7 @@ int hv_name_check(const char *name, struct hv_error *err)
 	for (const char *p = name; *p; p++)
 		if (!name_char(*p))
 			return hv_fail_usage(
-			    err, "name: '%s' may only have letters, digits, '.', '_' and '-'", name);
+				err, "name: '%s' may only have letters, digits, '.', '_' and '-'", name);
 	return 0;
 }
 
@@ -425,9 +425,9 @@ int hv_config_finish(struct hv_config *c, struct hv_error *err)
 		return hv_fail_usage(err, "no image is given; hvrun [options] IMAGE");
 	if (sysinfo(&host) == 0 && c->mem > (uint64_t)host.totalram * host.mem_unit)
 		return hv_fail_usage(
-		    err, "mem: %s is more than this host's %s of memory",
-		    hv_format_size(c->mem, want, sizeof(want)),
-		    hv_format_size((uint64_t)host.totalram * host.mem_unit, have, sizeof(have)));
+			err, "mem: %s is more than this host's %s of memory",
+			hv_format_size(c->mem, want, sizeof(want)),
+			hv_format_size((uint64_t)host.totalram * host.mem_unit, have, sizeof(have)));
 	if (!c->name[0])
 		invent_name(c);
 	return check_cpus(c, err);

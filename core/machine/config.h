@@ -14,10 +14,10 @@
 #include "kvm/cpuid.h"
 #include "kvm/irq.h"
 
-#define HV_NAME_MAX     64 /* characters of a VM's name */
-#define HV_CPUS_MAX     64
-#define HV_MODULES_MAX  16
-#define HV_MEM_DEFAULT  (64ull << 20)
+#define HV_NAME_MAX    64 /* characters of a VM's name */
+#define HV_CPUS_MAX    64
+#define HV_MODULES_MAX 16
+#define HV_MEM_DEFAULT (64ull << 20)
 
 struct hv_config {
 	char name[HV_NAME_MAX + 1]; /* "" until hv_config_finish gives one */
@@ -42,9 +42,9 @@ struct hv_config {
 
 /* One option, as `hvrun --help` and hv_config_set know it. */
 struct hv_config_option {
-	const char *key;   /* "mem" */
-	const char *arg;   /* "SIZE"; NULL for a switch */
-	const char *help;  /* one line */
+	const char *key;  /* "mem" */
+	const char *arg;  /* "SIZE"; NULL for a switch */
+	const char *help; /* one line */
 };
 
 HV_API_BEGIN
@@ -54,12 +54,13 @@ void hv_config_free(struct hv_config *c);
 /* The table of options, ended by a NULL key. */
 extern const struct hv_config_option hv_config_options[];
 
-/* Sets one option by its name without dashes. value is NULL for a switch ("paused"); a file may say "paused yes". */
+/* Sets one option by its name without dashes. value is NULL for a switch ("paused"); a file may say "paused
+ * yes". */
 int hv_config_set(struct hv_config *c, const char *key, const char *value, struct hv_error *err);
 
 /*
- * A configuration file: one "key value" or "key = value" a line, # comments, quotes around a value kept off. "image"
- * is a key too; relative paths in it count from the file's directory. Sentences name file and line.
+ * A configuration file: one "key value" or "key = value" a line, # comments, quotes around a value kept off.
+ * "image" is a key too; relative paths in it count from the file's directory. Sentences name file and line.
  */
 int hv_config_load(struct hv_config *c, const char *path, struct hv_error *err);
 
@@ -69,8 +70,8 @@ void hv_config_write(const struct hv_config *c, FILE *out);
 /* A copy of all of it; to is freed by hv_config_free whatever the outcome. */
 int hv_config_copy(struct hv_config *to, const struct hv_config *from, struct hv_error *err);
 
-/* Checks what only the whole can show (memory against the host's, CPUs against KVM's, a name for the nameless:
- * the image's file name and the PID), and that an image is given. */
+/* Checks what only the whole can show (memory against the host's, CPUs against KVM's, a name for the
+ * nameless: the image's file name and the PID), and that an image is given. */
 int hv_config_finish(struct hv_config *c, struct hv_error *err);
 
 /* 1 to 64 characters of letters, digits, '.', '_', '-', not starting with '.' or '-'. */

@@ -155,9 +155,9 @@ static void write_path(FILE *out, const char *key, const char *prefix, const cha
 static void write_serial(FILE *out, const struct hv_chardev_config *serial)
 {
 	static const char *const plain[] = {
-	    [HV_CHARDEV_NONE] = "none",
-	    [HV_CHARDEV_STDIO] = "stdio",
-	    [HV_CHARDEV_PTY] = "pty",
+		[HV_CHARDEV_NONE] = "none",
+		[HV_CHARDEV_STDIO] = "stdio",
+		[HV_CHARDEV_PTY] = "pty",
 	};
 
 	if (serial->kind == HV_CHARDEV_FILE)

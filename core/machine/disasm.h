@@ -14,8 +14,8 @@ HV_API_BEGIN
 unsigned hv_code_bits(const struct kvm_sregs *sregs);
 
 /*
- * One instruction at code (count bytes there) into text: "mov eax, 1". Returns its length, 0 when the bytes are no
- * instruction (text says so). Keeps no state; any thread.
+ * One instruction at code (count bytes there) into text: "mov eax, 1". Returns its length, 0 when the bytes
+ * are no instruction (text says so). Keeps no state; any thread.
  */
 unsigned hv_disasm(const uint8_t *code, size_t count, uint64_t rip, unsigned bits, char *text, size_t size);
 HV_API_END

@@ -1,9 +1,9 @@
 /*
- * The exit loop's other half: KVM_RUN came back, and this file does what the guest wanted, reason by reason. Port and
- * MMIO accesses go to a bus and so to a device; what can't be gone on from ends the machine with a diagnosis. On this
- * way nothing is allocated, and no lock is taken but the device's own.
- * It calls the buses, kvm/ and, to end or to stop the machine, machine.c.
- * Rules: KVM API 5 (struct kvm_run), SDM vol. 1, 19 (input/output).
+ * The exit loop's other half: KVM_RUN came back, and this file does what the guest wanted, reason by reason.
+ * Port and MMIO accesses go to a bus and so to a device; what can't be gone on from ends the machine with a
+ * diagnosis. On this way nothing is allocated, and no lock is taken but the device's own. It calls the buses,
+ * kvm/ and, to end or to stop the machine, machine.c. Rules: KVM API 5 (struct kvm_run), SDM vol. 1, 19
+ * (input/output).
  */
 #include <stdio.h>
 #include <string.h>
@@ -28,7 +28,8 @@ static void fail(struct hv_cpu *cpu, const char *headline)
 static void unclaimed(struct hv_cpu *cpu, struct hv_exit_record *rec, bool pio)
 {
 	struct hv_machine *m = cpu->machine;
-	bool pic = pio && (rec->addr == 0x20 || rec->addr == 0x21 || (rec->addr >= 0x40 && rec->addr <= 0x43));
+	bool pic =
+		pio && (rec->addr == 0x20 || rec->addr == 0x21 || (rec->addr >= 0x40 && rec->addr <= 0x43));
 	bool apic = !pio && (rec->addr >> 12 == 0xfee00 || rec->addr >> 12 == 0xfec00);
 
 	rec->unclaimed = true;
@@ -36,18 +37,21 @@ static void unclaimed(struct hv_cpu *cpu, struct hv_exit_record *rec, bool pio)
 	if ((pic || apic) && m->irqchip == HV_IRQCHIP_NONE) {
 		if (!atomic_exchange(&m->warned_irqchip, true))
 			hv_log(m->log, HV_LOG_WARN,
-			       "the guest uses the %s (%s %#llx), which this VM doesn't have; give --irqchip full",
+			       "the guest uses the %s (%s %#llx), which this VM doesn't have; give --irqchip "
+			       "full",
 			       apic ? "APIC" : "PIC or PIT", pio ? "port" : "address",
 			       (unsigned long long)rec->addr);
 	} else if (!atomic_exchange(&m->warned_unclaimed, true)) {
-		hv_log(m->log, HV_LOG_INFO, "no device answers at %s %#llx (said once; `info exits` counts them)",
+		hv_log(m->log, HV_LOG_INFO,
+		       "no device answers at %s %#llx (said once; `info exits` counts them)",
 		       pio ? "port" : "address", (unsigned long long)rec->addr);
 	}
 }
 
 /*
- * Port I/O. KVM puts the data behind the kvm_run structure, at data_offset: count units of size bytes (count is
- * more than one for ins and outs with rep). What `in` reads is stored there, and KVM takes it at the next KVM_RUN.
+ * Port I/O. KVM puts the data behind the kvm_run structure, at data_offset: count units of size bytes (count
+ * is more than one for ins and outs with rep). What `in` reads is stored there, and KVM takes it at the next
+ * KVM_RUN.
  */
 static void exit_io(struct hv_cpu *cpu, struct hv_exit_record *rec)
 {
@@ -93,8 +97,8 @@ static void exit_mmio(struct hv_cpu *cpu, struct hv_exit_record *rec)
 }
 
 /*
- * hlt comes out to us only without an in-kernel APIC. Then nothing can wake the CPU but an interrupt that someone
- * injected from outside; when none waits, the guest is done.
+ * hlt comes out to us only without an in-kernel APIC. Then nothing can wake the CPU but an interrupt that
+ * someone injected from outside; when none waits, the guest is done.
  */
 static void exit_hlt(struct hv_cpu *cpu)
 {
@@ -130,7 +134,8 @@ static void exit_system_event(struct hv_cpu *cpu, struct hv_exit_record *rec)
 	}
 }
 
-/* A stop that the debugger asked for is the debugger's; any other goes back into the guest as its own exception. */
+/* A stop that the debugger asked for is the debugger's; any other goes back into the guest as its own
+ * exception. */
 static void exit_debug(struct hv_cpu *cpu)
 {
 	struct kvm_debug_exit_arch info = cpu->vcpu.run->debug.arch;
@@ -147,8 +152,8 @@ static void exit_debug(struct hv_cpu *cpu)
 }
 
 /*
- * The kernel's emulator gave up. Some back ends emulate all of CPL 0 and don't know int3: with a debugger attached
- * that is how a breakpoint looks there.
+ * The kernel's emulator gave up. Some back ends emulate all of CPL 0 and don't know int3: with a debugger
+ * attached that is how a breakpoint looks there.
  */
 static void exit_internal_error(struct hv_cpu *cpu, struct hv_exit_record *rec)
 {
@@ -159,8 +164,8 @@ static void exit_internal_error(struct hv_cpu *cpu, struct hv_exit_record *rec)
 	char line[128];
 
 	rec->addr = run->internal.suberror;
-	if (run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION && !hv_vcpu_get_regs(&cpu->vcpu, &regs, NULL) &&
-	    !hv_vcpu_get_sregs(&cpu->vcpu, &sregs, NULL) &&
+	if (run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION &&
+	    !hv_vcpu_get_regs(&cpu->vcpu, &regs, NULL) && !hv_vcpu_get_sregs(&cpu->vcpu, &sregs, NULL) &&
 	    !hv_virtual_read(&cpu->machine->memory, &sregs, sregs.cs.base + regs.rip, &opcode, 1, NULL) &&
 	    opcode == 0xcc) {
 		struct kvm_debug_exit_arch info = {.exception = 3, .pc = sregs.cs.base + regs.rip};
@@ -207,14 +212,17 @@ void hv_exit_handle(struct hv_cpu *cpu)
 	case KVM_EXIT_SHUTDOWN: {
 		char text[sizeof(cpu->machine->end.text)];
 
-		hv_diagnose(cpu, "triple fault: the guest met an exception while it had no working handler for one",
-			    text, sizeof(text));
+		hv_diagnose(
+			cpu,
+			"triple fault: the guest met an exception while it had no working handler for one",
+			text, sizeof(text));
 		hv_machine_finish(cpu->machine, HV_END_TRIPLE_FAULT, HV_EXIT_FAILED, text);
 		return;
 	}
 	case KVM_EXIT_FAIL_ENTRY:
 		rec->addr = run->fail_entry.hardware_entry_failure_reason;
-		snprintf(line, sizeof(line), "the processor refuses to enter the guest (hardware reason %#llx)",
+		snprintf(line, sizeof(line),
+			 "the processor refuses to enter the guest (hardware reason %#llx)",
 			 (unsigned long long)run->fail_entry.hardware_entry_failure_reason);
 		fail(cpu, line);
 		return;
@@ -256,8 +264,8 @@ void hv_exit_handle(struct hv_cpu *cpu)
 		fail(cpu, "KVM cannot resolve a page of the guest's memory (memory fault)");
 		return;
 	default:
-		snprintf(line, sizeof(line), "exit reason %u (%s) is not one that this VM asked for", run->exit_reason,
-			 hv_exit_name(run->exit_reason));
+		snprintf(line, sizeof(line), "exit reason %u (%s) is not one that this VM asked for",
+			 run->exit_reason, hv_exit_name(run->exit_reason));
 		fail(cpu, line);
 	}
 }

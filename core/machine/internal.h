@@ -1,8 +1,9 @@
 /*
- * What the files of core/machine share: the machine's and its vCPUs' structs, and what they call in each other.
+ * What the files of core/machine share: the machine's and its vCPUs' structs, and what they call in each
+ * other.
  *
- * One lock, machine.lock, guards what several threads decide on: pausing, calls, the end. The way of an exit takes
- * none of it: a vCPU thread looks at it only after it was kicked.
+ * One lock, machine.lock, guards what several threads decide on: pausing, calls, the end. The way of an exit
+ * takes none of it: a vCPU thread looks at it only after it was kicked.
  */
 #ifndef HV_MACHINE_INTERNAL_H
 #define HV_MACHINE_INTERNAL_H
@@ -21,7 +22,7 @@
 #define HV_DEVICES_MAX     16
 #define HV_SUBSCRIBERS_MAX 8
 #define HV_WAIT_LIMIT_NS   5000000000ull /* for a vCPU to come out of KVM_RUN */
-#define HV_VECTORS_MAX     16 /* external interrupts waiting where there is no irqchip */
+#define HV_VECTORS_MAX     16            /* external interrupts waiting where there is no irqchip */
 
 /* A function that another thread wants run on the vCPU's thread. */
 struct hv_call {
@@ -38,10 +39,10 @@ struct hv_cpu {
 	struct hv_machine *machine;
 	struct hv_vcpu vcpu;
 	pthread_t thread;
-	_Atomic int tid;      /* 0 when it has none */
-	_Atomic bool kicked;  /* look at the machine before the next KVM_RUN */
-	bool settling;        /* the thread's own: it parks as soon as its last exit is complete */
-	bool unfinished;      /* the last exit completes only at the next KVM_RUN (KVM API 5, KVM_EXIT_IO) */
+	_Atomic int tid;     /* 0 when it has none */
+	_Atomic bool kicked; /* look at the machine before the next KVM_RUN */
+	bool settling;       /* the thread's own: it parks as soon as its last exit is complete */
+	bool unfinished;     /* the last exit completes only at the next KVM_RUN (KVM API 5, KVM_EXIT_IO) */
 	struct hv_recorder recorder;
 	struct hv_exit_record *record; /* of the exit being handled */
 
@@ -86,19 +87,19 @@ struct hv_machine {
 	_Atomic bool warned_irqchip, warned_unclaimed;
 
 	pthread_mutex_t lock;
-	pthread_cond_t changed;  /* anything below changed */
+	pthread_cond_t changed; /* anything below changed */
 	enum hv_state state;
-	uint64_t hold;           /* bit n: vCPU n shall be parked */
-	uint64_t parked;         /* bit n: it is */
-	uint64_t live;           /* bit n: its thread runs */
+	uint64_t hold;   /* bit n: vCPU n shall be parked */
+	uint64_t parked; /* bit n: it is */
+	uint64_t live;   /* bit n: its thread runs */
 	bool reset_wanted, resetting;
 	bool reset_by_guest;
 	int reset_result;
 	struct hv_error reset_error;
-	bool announce;           /* the last vCPU to park fires `announced` */
+	bool announce; /* the last vCPU to park fires `announced` */
 	enum hv_event announced;
 	int announced_detail;
-	_Atomic bool ending;     /* read without the lock too */
+	_Atomic bool ending; /* read without the lock too */
 	bool started;
 	struct hv_end end;
 	int end_fd;
@@ -131,7 +132,8 @@ static inline uint64_t hv_everyone(const struct hv_machine *m)
 /* A counter with one writer: no locked instruction needed. */
 static inline void hv_count(_Atomic uint64_t *counter, uint64_t n)
 {
-	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n, memory_order_relaxed);
+	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
+			      memory_order_relaxed);
 }
 
 /* The next record of the ring, filled with the reason; the caller adds the rest. */
@@ -165,8 +167,8 @@ void hv_exit_handle(struct hv_cpu *cpu);
 
 /* smp.c: the vCPU threads. */
 int hv_smp_start(struct hv_machine *m, struct hv_error *err);
-void hv_smp_kick(struct hv_machine *m, uint64_t cpus);    /* lock held or not */
-bool hv_smp_wanted(void *machine);                      /* the calling vCPU thread shall park: hv_chardev_wanted_fn */
+void hv_smp_kick(struct hv_machine *m, uint64_t cpus); /* lock held or not */
+bool hv_smp_wanted(void *machine); /* the calling vCPU thread shall park: hv_chardev_wanted_fn */
 bool hv_smp_join(struct hv_machine *m, uint64_t limit_ns); /* all threads gone by then */
 
 /* stop.c and machine.c: state changes, from any thread, a vCPU's own too. */
@@ -184,7 +186,8 @@ void hv_board_close(struct hv_machine *m);
 
 /* board.c: which devices a machine has and where; memory; the image. */
 int hv_board_create(struct hv_machine *m, struct hv_error *err);
-int hv_board_boot(struct hv_machine *m, struct hv_error *err); /* loads the image, sets the first vCPU's registers */
+int hv_board_boot(struct hv_machine *m,
+		  struct hv_error *err); /* loads the image, sets the first vCPU's registers */
 int hv_board_reset(struct hv_machine *m, struct hv_error *err); /* all parked, lock not held */
 void hv_board_destroy(struct hv_machine *m);
 

@@ -1,9 +1,10 @@
 /*
- * One VM put together: its making, its end, and what it is. The parts that do the work stand beside it: board.c has the
- * devices and the memory, smp.c the vCPU threads, exit.c the exits, stop.c pausing and resetting, access.c what other
- * threads may do to a running VM.
+ * One VM put together: its making, its end, and what it is. The parts that do the work stand beside it:
+ * board.c has the devices and the memory, smp.c the vCPU threads, exit.c the exits, stop.c pausing and
+ * resetting, access.c what other threads may do to a running VM.
  *
- * A vCPU thread is never waited for without a limit: a guest can keep KVM_RUN from coming back on some back ends.
+ * A vCPU thread is never waited for without a limit: a guest can keep KVM_RUN from coming back on some back
+ * ends.
  */
 #include <poll.h>
 #include <stdlib.h>
@@ -124,7 +125,6 @@ int hv_machine_start(struct hv_machine *m, bool paused, struct hv_error *err)
 	return rc;
 }
 
-
 void hv_machine_finish(struct hv_machine *m, enum hv_end_reason reason, int status, const char *text)
 {
 	uint64_t one = 1;
@@ -171,7 +171,8 @@ int hv_machine_wait(struct hv_machine *m, int timeout_ms, struct hv_end *end)
 			size_t used = strlen(m->end.text);
 
 			snprintf(m->end.text + used, sizeof(m->end.text) - used,
-				 "%sa vCPU does not come out of KVM_RUN and is given up: this machine's KVM cannot leave "
+				 "%sa vCPU does not come out of KVM_RUN and is given up: this machine's KVM "
+				 "cannot leave "
 				 "what the guest does",
 				 used ? "\n" : "");
 			if (m->end.status == HV_EXIT_OK)
@@ -198,7 +199,6 @@ int hv_machine_end_fd(const struct hv_machine *m)
 {
 	return m->end_fd;
 }
-
 
 enum hv_state hv_machine_state(const struct hv_machine *machine)
 {

@@ -1,8 +1,8 @@
 /*
  * One VM put together: memory, vCPU threads, devices, boot; run, pause, reset, stop.
  *
- * Threads: all functions here may be called from any thread but a vCPU's own, unless it says otherwise. The machine
- * uses the signal SIGRTMIN to kick vCPUs out of KVM_RUN and installs an empty handler for it once.
+ * Threads: all functions here may be called from any thread but a vCPU's own, unless it says otherwise. The
+ * machine uses the signal SIGRTMIN to kick vCPUs out of KVM_RUN and installs an empty handler for it once.
  */
 #ifndef HV_MACHINE_MACHINE_H
 #define HV_MACHINE_MACHINE_H
@@ -31,34 +31,34 @@ enum hv_state {
 
 enum hv_end_reason {
 	HV_END_NONE,
-	HV_END_GUEST_EXIT, /* the debug exit device; status is the guest's own */
-	HV_END_HALT,       /* hlt with nothing that could wake it, power off: orderly, status 0 */
-	HV_END_QUIT,       /* asked for from outside: status 0 */
-	HV_END_TIMEOUT,    /* status 124 */
+	HV_END_GUEST_EXIT,   /* the debug exit device; status is the guest's own */
+	HV_END_HALT,         /* hlt with nothing that could wake it, power off: orderly, status 0 */
+	HV_END_QUIT,         /* asked for from outside: status 0 */
+	HV_END_TIMEOUT,      /* status 124 */
 	HV_END_TRIPLE_FAULT, /* status 1, text tells registers and the last exits */
-	HV_END_ERROR,      /* an exit that can't be gone on from; status 1, text tells */
+	HV_END_ERROR,        /* an exit that can't be gone on from; status 1, text tells */
 };
 
 struct hv_end {
 	enum hv_end_reason reason;
-	int status;       /* exit status for the tool */
-	char text[8192];  /* lines for a person, "" when there is nothing to say */
+	int status;      /* exit status for the tool */
+	char text[8192]; /* lines for a person, "" when there is nothing to say */
 };
 
 enum hv_event { HV_EVENT_STOP, HV_EVENT_RESUME, HV_EVENT_RESET, HV_EVENT_SHUTDOWN, HV_EVENT_DEBUG };
 
-/* Called once for each event, in order, from the machine's own threads or the caller of pause, resume, reset; it must
- * not block and must not call back into the machine. detail: for SHUTDOWN the hv_end_reason, for RESET 1
- * when the guest asked for it, for DEBUG the vCPU. */
+/* Called once for each event, in order, from the machine's own threads or the caller of pause, resume, reset;
+ * it must not block and must not call back into the machine. detail: for SHUTDOWN the hv_end_reason, for
+ * RESET 1 when the guest asked for it, for DEBUG the vCPU. */
 typedef void hv_event_fn(void *ctx, enum hv_event event, int detail);
 
 HV_API_BEGIN
 /*
- * Makes a machine from config (copied; finished by hv_config_finish) without starting it. chardev is the host's side of
- * serial0, borrowed, opened and not started. log may be NULL. In two steps, so that a tool can lock itself in between
- * them: hv_machine_open opens all files and /dev/kvm and looks at nothing in them, hv_machine_build makes the VM and puts
- * the image, which may be hostile, into it. When build fails the machine is to be destroyed. hv_machine_create is both;
- * *out is NULL when it or hv_machine_open fails.
+ * Makes a machine from config (copied; finished by hv_config_finish) without starting it. chardev is the
+ * host's side of serial0, borrowed, opened and not started. log may be NULL. In two steps, so that a tool can
+ * lock itself in between them: hv_machine_open opens all files and /dev/kvm and looks at nothing in them,
+ * hv_machine_build makes the VM and puts the image, which may be hostile, into it. When build fails the
+ * machine is to be destroyed. hv_machine_create is both; *out is NULL when it or hv_machine_open fails.
  */
 int hv_machine_open(const struct hv_config *config, struct hv_chardev *chardev, const struct hv_log *log,
 		    struct hv_machine **out, struct hv_error *err);
@@ -69,21 +69,22 @@ int hv_machine_create(const struct hv_config *config, struct hv_chardev *chardev
 /* Starts the vCPU threads. paused: they wait for hv_machine_resume. Once. */
 int hv_machine_start(struct hv_machine *m, bool paused, struct hv_error *err);
 
-/* Stops all vCPUs between two instructions and returns when all are parked (-ETIMEDOUT with a sentence after 5 s).
- * Pausing a paused machine is no error; an ended one is -ESHUTDOWN. */
+/* Stops all vCPUs between two instructions and returns when all are parked (-ETIMEDOUT with a sentence after
+ * 5 s). Pausing a paused machine is no error; an ended one is -ESHUTDOWN. */
 int hv_machine_pause(struct hv_machine *m, struct hv_error *err);
 int hv_machine_resume(struct hv_machine *m, struct hv_error *err);
 
-/* A power cycle: vCPUs and devices reset, memory zeroed, the image loaded again; running or paused as before. */
+/* A power cycle: vCPUs and devices reset, memory zeroed, the image loaded again; running or paused as before.
+ */
 int hv_machine_reset(struct hv_machine *m, struct hv_error *err);
 
 /* Ends the machine; returns at once, hv_machine_wait tells when it's done. reason QUIT or TIMEOUT. */
 void hv_machine_end(struct hv_machine *m, enum hv_end_reason reason);
 
 /*
- * Waits until the machine has ended and its threads are gone, at most timeout_ms (-1: for ever): 0 and *end filled,
- * or -ETIMEDOUT. A vCPU that does not leave KVM_RUN within 5 s of the end is reported in end->text and given up; the
- * process must then leave by _exit.
+ * Waits until the machine has ended and its threads are gone, at most timeout_ms (-1: for ever): 0 and *end
+ * filled, or -ETIMEDOUT. A vCPU that does not leave KVM_RUN within 5 s of the end is reported in end->text
+ * and given up; the process must then leave by _exit.
  */
 int hv_machine_wait(struct hv_machine *m, int timeout_ms, struct hv_end *end);
 /* The exit status that the ended machine gives the tool (0 to 255), or -EBUSY while it lives. */
@@ -91,8 +92,8 @@ int hv_machine_end_status(const struct hv_machine *m);
 /* A descriptor that becomes readable when the machine has ended; borrowed. */
 int hv_machine_end_fd(const struct hv_machine *m);
 
-/* Frees all. The machine has ended and was waited for, or was never started; its chardev has been closed before, so that
- * no input comes any more. */
+/* Frees all. The machine has ended and was waited for, or was never started; its chardev has been closed
+ * before, so that no input comes any more. */
 void hv_machine_destroy(struct hv_machine *m);
 
 enum hv_state hv_machine_state(const struct hv_machine *m);
@@ -108,14 +109,15 @@ const struct hv_entry *hv_machine_entry(const struct hv_machine *m);
 uint64_t hv_machine_uptime_ns(const struct hv_machine *m); /* since start, host's monotonic clock */
 
 /*
- * Runs fn on the thread of vCPU cpu, between two exits, running or parked, and returns its result; the other vCPUs go
- * on. -ETIMEDOUT when the vCPU does not come out within 5 s, -ESHUTDOWN after the end. Before start it runs fn here.
+ * Runs fn on the thread of vCPU cpu, between two exits, running or parked, and returns its result; the other
+ * vCPUs go on. -ETIMEDOUT when the vCPU does not come out within 5 s, -ESHUTDOWN after the end. Before start
+ * it runs fn here.
  */
 typedef int hv_vcpu_fn(struct hv_vcpu *vcpu, void *ctx, struct hv_error *err);
 int hv_machine_call(struct hv_machine *m, unsigned cpu, hv_vcpu_fn *fn, void *ctx, struct hv_error *err);
 
-/* vCPU cpu's recorder (counters at any time; records only inside hv_machine_call or when parked), thread id (0 when
- * it has none) and whether it sits in hlt as far as one knows. */
+/* vCPU cpu's recorder (counters at any time; records only inside hv_machine_call or when parked), thread id
+ * (0 when it has none) and whether it sits in hlt as far as one knows. */
 struct hv_recorder *hv_machine_recorder(struct hv_machine *m, unsigned cpu);
 int hv_machine_thread_id(const struct hv_machine *m, unsigned cpu);
 
@@ -124,8 +126,9 @@ int hv_machine_trace(struct hv_machine *m, bool on, struct hv_error *err);
 bool hv_machine_tracing(const struct hv_machine *m);
 int hv_machine_trace_save(struct hv_machine *m, int fd, struct hv_error *err);
 
-/* From outside into the guest: an NMI to one vCPU; a pulse on an interrupt line (through the irqchip; without one, as
- * an external interrupt with vector 0x20 + line, as a PC's firmware programs the PIC... see docs/architecture.md). */
+/* From outside into the guest: an NMI to one vCPU; a pulse on an interrupt line (through the irqchip; without
+ * one, as an external interrupt with vector 0x20 + line, as a PC's firmware programs the PIC... see
+ * docs/architecture.md). */
 int hv_machine_nmi(struct hv_machine *m, unsigned cpu, struct hv_error *err);
 int hv_machine_irq(struct hv_machine *m, unsigned line, struct hv_error *err);
 
@@ -135,10 +138,10 @@ void hv_machine_unsubscribe(struct hv_machine *m, int handle);
 
 /*
  * A debugger. hook is called on the vCPU's thread when it left the guest by KVM_EXIT_DEBUG, or stopped at a
- * breakpoint instruction that the back end could not execute; it returns true when the stop was the debugger's (the
- * machine then goes to HV_STATE_DEBUG, all vCPUs park, HV_EVENT_DEBUG follows) and false to let the guest have its
- * own #DB or #BP. One debugger at a time; NULL takes it away. Guest debugging itself (KVM_SET_GUEST_DEBUG) is set by
- * the debugger through hv_machine_call.
+ * breakpoint instruction that the back end could not execute; it returns true when the stop was the
+ * debugger's (the machine then goes to HV_STATE_DEBUG, all vCPUs park, HV_EVENT_DEBUG follows) and false to
+ * let the guest have its own #DB or #BP. One debugger at a time; NULL takes it away. Guest debugging itself
+ * (KVM_SET_GUEST_DEBUG) is set by the debugger through hv_machine_call.
  */
 typedef bool hv_debug_hook(void *ctx, struct hv_vcpu *vcpu, const struct kvm_debug_exit_arch *info);
 int hv_machine_set_debugger(struct hv_machine *m, hv_debug_hook *hook, void *ctx, struct hv_error *err);

@@ -1,7 +1,7 @@
 /*
- * What a machine needs from outside: its files and /dev/kvm. Opened before anything else, so that a tool can lock itself
- * in before the first byte of a hostile image is looked at. The question for KVM's CPUID leaves is asked here too: it
- * needs nothing but /dev/kvm, takes a while, and goes on beside the rest.
+ * What a machine needs from outside: its files and /dev/kvm. Opened before anything else, so that a tool can
+ * lock itself in before the first byte of a hostile image is looked at. The question for KVM's CPUID leaves
+ * is asked here too: it needs nothing but /dev/kvm, takes a while, and goes on beside the rest.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -71,7 +71,8 @@ int hv_board_open(struct hv_machine *m, struct hv_error *err)
 	if (rc)
 		return rc;
 	if (!hv_kvm_has(&m->kvm, KVM_CAP_IMMEDIATE_EXIT))
-		return hv_fail(err, ENOTSUP, "this kernel's KVM lacks immediate exits (Linux 4.13); use a newer kernel");
+		return hv_fail(err, ENOTSUP,
+			       "this kernel's KVM lacks immediate exits (Linux 4.13); use a newer kernel");
 	start_query(m);
 	return 0;
 }

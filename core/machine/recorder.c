@@ -1,6 +1,6 @@
 /*
- * A vCPU's recorder: counters by exit reason and a ring of the last records, 32 always, many while tracing. The
- * adding of a record is inline in internal.h, because it is on every exit's way; trace.c writes the file.
+ * A vCPU's recorder: counters by exit reason and a ring of the last records, 32 always, many while tracing.
+ * The adding of a record is inline in internal.h, because it is on every exit's way; trace.c writes the file.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -45,7 +45,8 @@ int hv_recorder_trace(struct hv_recorder *r, bool on, struct hv_error *err)
 	if (on) {
 		ring = calloc(capacity, sizeof(*ring));
 		if (!ring)
-			return hv_fail(err, ENOMEM, "no memory for a trace of %d exits a vCPU", HV_TRACE_EXITS);
+			return hv_fail(err, ENOMEM, "no memory for a trace of %d exits a vCPU",
+				       HV_TRACE_EXITS);
 	} else {
 		free(r->ring);
 	}

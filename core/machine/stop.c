@@ -1,7 +1,7 @@
 /*
- * Stopping and going on: pause, resume, reset, the debugger's stops, and the events that tell of them. A stop is asked
- * for under the machine's lock and carried out by the vCPUs themselves (smp.c); the last one to park does what waited
- * for that. Nobody is waited for without a limit.
+ * Stopping and going on: pause, resume, reset, the debugger's stops, and the events that tell of them. A stop
+ * is asked for under the machine's lock and carried out by the vCPUs themselves (smp.c); the last one to park
+ * does what waited for that. Nobody is waited for without a limit.
  */
 #include <string.h>
 
@@ -39,7 +39,6 @@ void hv_machine_unsubscribe(struct hv_machine *m, int handle)
 		m->subscribers[handle].fn = NULL;
 	pthread_mutex_unlock(&m->event_lock);
 }
-
 
 void hv_machine_all_parked(struct hv_machine *m)
 {
@@ -92,7 +91,8 @@ static int wait_parked(struct hv_machine *m, struct hv_error *err)
 	while (!m->ending && (m->parked != m->live || m->resetting || m->reset_wanted))
 		if (pthread_cond_timedwait(&m->changed, &m->lock, &limit) == ETIMEDOUT)
 			return hv_fail(err, ETIMEDOUT,
-				       "a vCPU does not come out of the guest within 5 s; it waits for the serial line's "
+				       "a vCPU does not come out of the guest within 5 s; it waits for the "
+				       "serial line's "
 				       "reader, or this machine's KVM cannot leave what the guest does");
 	if (m->ending)
 		return hv_fail(err, ESHUTDOWN, "the VM has ended");
@@ -182,8 +182,9 @@ int hv_machine_reset(struct hv_machine *m, struct hv_error *err)
 		want_reset(m);
 		while (!rc && !m->ending && (m->reset_wanted || m->resetting))
 			if (pthread_cond_timedwait(&m->changed, &m->lock, &limit) == ETIMEDOUT)
-				rc = hv_fail(err, ETIMEDOUT, "a vCPU does not come out of the guest within 5 s; the "
-							     "reset will be done when it does");
+				rc = hv_fail(err, ETIMEDOUT,
+					     "a vCPU does not come out of the guest within 5 s; the "
+					     "reset will be done when it does");
 		if (!rc && m->reset_result) {
 			rc = m->reset_result;
 			if (err)

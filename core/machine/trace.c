@@ -49,7 +49,7 @@ char *hv_exit_record_format(const struct hv_exit_record *rec, char *buf, unsigne
 	return buf;
 }
 
-/* --- the file ------------------------------------------------------------- */
+/* --- the file --- */
 
 /* Text on its way to a descriptor; the first failure is kept. */
 struct out {

@@ -1,8 +1,9 @@
 /*
- * What exits happened: counters and the last records of each vCPU, and their file in the Chrome trace event format.
+ * What exits happened: counters and the last records of each vCPU, and their file in the Chrome trace event
+ * format.
  *
- * A vCPU's recorder is written by its thread only; others read it on that thread (hv_machine_call) or when the vCPU
- * is parked. Counters may be read at any time.
+ * A vCPU's recorder is written by its thread only; others read it on that thread (hv_machine_call) or when
+ * the vCPU is parked. Counters may be read at any time.
  */
 #ifndef HV_MACHINE_TRACE_H
 #define HV_MACHINE_TRACE_H
@@ -31,8 +32,8 @@ struct hv_exit_counter {
 	_Atomic uint64_t timed;   /* how many of count were timed */
 };
 
-#define HV_LAST_EXITS   32     /* records always kept */
-#define HV_TRACE_EXITS  65536  /* records kept per vCPU while tracing */
+#define HV_LAST_EXITS  32    /* records always kept */
+#define HV_TRACE_EXITS 65536 /* records kept per vCPU while tracing */
 
 struct hv_recorder {
 	struct hv_exit_counter counters[HV_EXIT_REASONS];
@@ -57,9 +58,9 @@ unsigned hv_recorder_copy(const struct hv_recorder *r, struct hv_exit_record *ou
 char *hv_exit_record_format(const struct hv_exit_record *rec, char *buf, unsigned long size);
 
 /*
- * Writes recorders (one a vCPU, parked or finished) to fd as Chrome trace event JSON: one complete event ("ph":"X")
- * per exit, pid 1, tid = vCPU, ts in us since the first record, dur = time in user space, args port/address, size,
- * value, and a count of the records since tracing began that the ring has dropped.
+ * Writes recorders (one a vCPU, parked or finished) to fd as Chrome trace event JSON: one complete event
+ * ("ph":"X") per exit, pid 1, tid = vCPU, ts in us since the first record, dur = time in user space, args
+ * port/address, size, value, and a count of the records since tracing began that the ring has dropped.
  */
 int hv_trace_write(int fd, const char *name, const struct hv_recorder *const *recorders, unsigned count,
 		   struct hv_error *err);

@@ -38,7 +38,7 @@
 		char name[8];                                                                                \
 		unsigned irqchip;                                                                            \
 	} hvkit_note __attribute__((section(".note.hvkit"), used, aligned(4))) = {                           \
-	    sizeof("hvkit"), sizeof(unsigned), NOTE_HVKIT_IRQCHIP, "hvkit", kind}
+		sizeof("hvkit"), sizeof(unsigned), NOTE_HVKIT_IRQCHIP, "hvkit", kind}
 #endif
 
 #endif

@@ -62,7 +62,7 @@ void trap_init(void)
 	tss.io_end = 0xff;
 	uint64_t base = (uint64_t)&tss;
 	gdt[SEL_TSS / 8] =
-	    (sizeof(tss) - 1) | (base & 0xffffff) << 16 | 0x89ull << 40 | (base >> 24 & 0xff) << 56;
+		(sizeof(tss) - 1) | (base & 0xffffff) << 16 | 0x89ull << 40 | (base >> 24 & 0xff) << 56;
 	gdt[SEL_TSS / 8 + 1] = base >> 32;
 	__asm__ volatile("ltr %w0" : : "r"(SEL_TSS));
 }

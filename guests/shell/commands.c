@@ -203,21 +203,21 @@ static void run_boot(const struct boot_info *boot, char *args)
 }
 
 static const struct command commands[] = {
-    {"help", "", "this list", run_help},
-    {"set", "KEY VALUE", "keeps a value under a key", run_set},
-    {"get", "KEY", "the value under a key", run_get},
-    {"keys", "", "all keys", run_keys},
-    {"sum", "", "a checksum of the data store's memory", run_sum},
-    {"upgrade", "[fail]", "migrates the data store to layout 2, or fails half-way", run_upgrade},
-    {"uptime", "", "time since the start", run_uptime},
-    {"echo", "TEXT", "says it again", run_echo},
-    {"version", "", "of the shell and of the store's layout", run_version},
-    {"irq", "LINE HOW", "makes a free line level- or edge-triggered (HOW)", run_irq},
-    {"boot", "", "what the boot loader told", run_boot},
-    {"crash", "[triple]", "a page fault (status 37), or a triple fault", run_crash},
-    {"reboot", "", "resets the machine through the keyboard controller", run_reboot},
-    {"exit", "[N]", "ends by the debug exit device: status 2 * N + 1", run_exit},
-    {0, 0, 0, 0},
+	{"help", "", "this list", run_help},
+	{"set", "KEY VALUE", "keeps a value under a key", run_set},
+	{"get", "KEY", "the value under a key", run_get},
+	{"keys", "", "all keys", run_keys},
+	{"sum", "", "a checksum of the data store's memory", run_sum},
+	{"upgrade", "[fail]", "migrates the data store to layout 2, or fails half-way", run_upgrade},
+	{"uptime", "", "time since the start", run_uptime},
+	{"echo", "TEXT", "says it again", run_echo},
+	{"version", "", "of the shell and of the store's layout", run_version},
+	{"irq", "LINE HOW", "makes a free line level- or edge-triggered (HOW)", run_irq},
+	{"boot", "", "what the boot loader told", run_boot},
+	{"crash", "[triple]", "a page fault (status 37), or a triple fault", run_crash},
+	{"reboot", "", "resets the machine through the keyboard controller", run_reboot},
+	{"exit", "[N]", "ends by the debug exit device: status 2 * N + 1", run_exit},
+	{0, 0, 0, 0},
 };
 
 void command_run(const struct boot_info *boot, const char *line)

@@ -39,8 +39,9 @@ static void say(const char *text)
 }
 
 /*
- * A level-triggered line has more to tell than an edge: remote IRR, which blocks the pin from the interrupt on until the IOAPIC has heard of our EOI. Only a pin whose
- * remote IRR clears ever brings a second interrupt.
+ * A level-triggered line has more to tell than an edge: remote IRR, which blocks the pin from the interrupt
+ * on until the IOAPIC has heard of our EOI. Only a pin whose remote IRR clears ever brings a second
+ * interrupt.
  */
 static void on_line(struct trap_frame *frame)
 {

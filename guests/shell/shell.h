@@ -36,7 +36,8 @@ const char *store_layout(void);      /* "1", "2" or "1 and 2, half migrated" */
 /* From layout 1 to layout 2, step by step, telling each. fail: stops half-way, as a crashed upgrade would. */
 bool store_upgrade(bool fail);
 
-/* shell.c: makes one of the lines that hvctl's inject may use level- or edge-triggered; false for another line. */
+/* shell.c: makes one of the lines that hvctl's inject may use level- or edge-triggered; false for another
+ * line. */
 bool line_trigger(unsigned line, bool level);
 
 /* commands.c: carries out one line. */

@@ -98,7 +98,7 @@ Test(codec, a_stream_cut_anywhere_is_refused_or_ends_between_sections)
 	two_sections(&e);
 	for (size_t cut = 1; cut < e.length; cut++) {
 		uint8_t *copy =
-		    malloc(cut); /* of exactly this size, so that a sanitizer sees a byte too far */
+			malloc(cut); /* of exactly this size, so that a sanitizer sees a byte too far */
 		struct hv_decoder d;
 		struct hv_section s;
 		int rc, seen = 0;

@@ -71,7 +71,7 @@ Test(parse, sizes_take_suffixes_of_1024)
 Test(parse, sizes_that_wrap_or_are_none_are_refused)
 {
 	static const char *const bad[] = {
-	    "", "M", "1MM", "1MB", "1 M", "-1M", "16777216T", "18446744073709551616", "1X"};
+		"", "M", "1MM", "1MB", "1 M", "-1M", "16777216T", "18446744073709551616", "1X"};
 	struct hv_error err = {0};
 	uint64_t v = 42;
 
@@ -98,8 +98,8 @@ Test(parse, seconds_have_fractions_down_to_the_nanosecond)
 Test(parse, seconds_out_of_range_or_odd_are_refused)
 {
 	static const char *const bad[] = {
-	    "",    "-1",         ".5",           "1s",  "nan",
-	    "inf", "1000000001", "1000000000.1", "1e2", "99999999999999999999999999999999"};
+		"",    "-1",         ".5",           "1s",  "nan",
+		"inf", "1000000001", "1000000000.1", "1e2", "99999999999999999999999999999999"};
 	uint64_t ns = 42;
 
 	for (unsigned i = 0; i < HV_ARRAY_SIZE(bad); i++)

@@ -57,7 +57,8 @@ int main(int argc, char **argv)
 	MUST(vm = ioctl(kvm, KVM_CREATE_VM, 0), "/dev/kvm");
 	MUST(run_size = ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), "KVM_GET_VCPU_MMAP_SIZE");
 	MUST(ioctl(vm, KVM_SET_TSS_ADDR, 0xfffbd000ul), "KVM_SET_TSS_ADDR");
-	/* Before the controllers: behind their registrations on KVM's buses it would wait for milliseconds (SRCU). */
+	/* Before the controllers: behind their registrations on KVM's buses it would wait for milliseconds
+	 * (SRCU). */
 	MUST(ioctl(vm, KVM_SET_USER_MEMORY_REGION, &slot), "KVM_SET_USER_MEMORY_REGION");
 	if (*argv[1] == 'f') {
 		MUST(ioctl(vm, KVM_CREATE_IRQCHIP, 0), "KVM_CREATE_IRQCHIP");

@@ -107,8 +107,11 @@ void image_add_multiboot(struct image *image, size_t at, uint32_t flags, const u
 
 struct hv_boot_request image_request(const struct image *image)
 {
-	return (struct hv_boot_request){
-	    .path = "image", .data = image->bytes, .size = image->size, .load_addr = 0x1000, .cmdline = ""};
+	return (struct hv_boot_request){.path = "image",
+					.data = image->bytes,
+					.size = image->size,
+					.load_addr = 0x1000,
+					.cmdline = ""};
 }
 
 void ram_init(struct hv_memory *mem, uint64_t size)

@@ -99,41 +99,41 @@ static const struct {
 	int errnum;
 	const char *part;
 } damage[] = {
-    {0, 1, 'X', EBADMSG, "no magic"},
-    {4, 1, 0, EBADMSG, "EI_CLASS at offset 4"},
-    {4, 1, 3, EBADMSG, "EI_CLASS at offset 4"},
-    {4, 1, ELFCLASS32, ENOEXEC, "e_machine at offset 18"},
-    {5, 1, ELFDATA2MSB, ENOEXEC, "big-endian"},
-    {5, 1, 7, EBADMSG, "EI_DATA at offset 5"},
-    {6, 1, 0, EBADMSG, "EI_VERSION at offset 6"},
-    {16, 2, ET_NONE, EBADMSG, "e_type at offset 16"},
-    {16, 2, ET_REL, ENOEXEC, "link it first"},
-    {16, 2, ET_CORE, ENOEXEC, "core dump"},
-    {16, 2, 0xff00, EBADMSG, "e_type at offset 16"},
-    {18, 2, EM_386, ENOEXEC, "e_machine at offset 18"},
-    {18, 2, EM_AARCH64, ENOEXEC, "e_machine at offset 18"},
-    {32, 8, 0, EBADMSG, "program header"},
-    {32, 8, 0x10000, EBADMSG, "past the file's end"},
-    {32, 8, UINT64_MAX - 8, EBADMSG, "past the file's end"},
-    {54, 2, 0, EBADMSG, "e_phentsize at offset 54"},
-    {54, 2, 32, EBADMSG, "e_phentsize at offset 54"},
-    {56, 2, 0, EBADMSG, "e_phnum at offset 56"},
-    {56, 2, 129, EBADMSG, "e_phnum at offset 56"},
-    {56, 2, PN_XNUM, EBADMSG, "e_phnum at offset 56"},
-    {64, 4, PT_INTERP, ENOEXEC, "interpreter"},
-    {64, 4, PT_NULL, EBADMSG, "to be loaded"},
-    {64 + 8, 8, 0x1201, EBADMSG, "program header 0 at offset 0x40"},
-    {64 + 8, 8, UINT64_MAX, EBADMSG, "past the file's end"},
-    {64 + 16, 8, UINT64_MAX - 16, EBADMSG, "p_vaddr"},
-    {64 + 24, 8, UINT64_MAX - 16, EBADMSG, "p_paddr"},
-    {64 + 24, 8, 0x3ff000, ENOMEM, "--mem"},
-    {64 + 24, 8, 1ull << 40, ENOMEM, "no RAM"},
-    {64 + 24, 8, 0, EBADMSG, "entry point"},
-    {64 + 32, 8, UINT64_MAX, EBADMSG, "past the file's end"},
-    {64 + 40, 8, IMAGE_FILE - 1, EBADMSG, "p_filesz > p_memsz"},
-    {64 + 40, 8, 0, EBADMSG, "p_filesz > p_memsz"},
-    {64 + 40, 8, UINT64_MAX, EBADMSG, "wraps"},
-    {64 + 40, 8, 4 << 20, ENOMEM, "--mem"},
+	{0, 1, 'X', EBADMSG, "no magic"},
+	{4, 1, 0, EBADMSG, "EI_CLASS at offset 4"},
+	{4, 1, 3, EBADMSG, "EI_CLASS at offset 4"},
+	{4, 1, ELFCLASS32, ENOEXEC, "e_machine at offset 18"},
+	{5, 1, ELFDATA2MSB, ENOEXEC, "big-endian"},
+	{5, 1, 7, EBADMSG, "EI_DATA at offset 5"},
+	{6, 1, 0, EBADMSG, "EI_VERSION at offset 6"},
+	{16, 2, ET_NONE, EBADMSG, "e_type at offset 16"},
+	{16, 2, ET_REL, ENOEXEC, "link it first"},
+	{16, 2, ET_CORE, ENOEXEC, "core dump"},
+	{16, 2, 0xff00, EBADMSG, "e_type at offset 16"},
+	{18, 2, EM_386, ENOEXEC, "e_machine at offset 18"},
+	{18, 2, EM_AARCH64, ENOEXEC, "e_machine at offset 18"},
+	{32, 8, 0, EBADMSG, "program header"},
+	{32, 8, 0x10000, EBADMSG, "past the file's end"},
+	{32, 8, UINT64_MAX - 8, EBADMSG, "past the file's end"},
+	{54, 2, 0, EBADMSG, "e_phentsize at offset 54"},
+	{54, 2, 32, EBADMSG, "e_phentsize at offset 54"},
+	{56, 2, 0, EBADMSG, "e_phnum at offset 56"},
+	{56, 2, 129, EBADMSG, "e_phnum at offset 56"},
+	{56, 2, PN_XNUM, EBADMSG, "e_phnum at offset 56"},
+	{64, 4, PT_INTERP, ENOEXEC, "interpreter"},
+	{64, 4, PT_NULL, EBADMSG, "to be loaded"},
+	{64 + 8, 8, 0x1201, EBADMSG, "program header 0 at offset 0x40"},
+	{64 + 8, 8, UINT64_MAX, EBADMSG, "past the file's end"},
+	{64 + 16, 8, UINT64_MAX - 16, EBADMSG, "p_vaddr"},
+	{64 + 24, 8, UINT64_MAX - 16, EBADMSG, "p_paddr"},
+	{64 + 24, 8, 0x3ff000, ENOMEM, "--mem"},
+	{64 + 24, 8, 1ull << 40, ENOMEM, "no RAM"},
+	{64 + 24, 8, 0, EBADMSG, "entry point"},
+	{64 + 32, 8, UINT64_MAX, EBADMSG, "past the file's end"},
+	{64 + 40, 8, IMAGE_FILE - 1, EBADMSG, "p_filesz > p_memsz"},
+	{64 + 40, 8, 0, EBADMSG, "p_filesz > p_memsz"},
+	{64 + 40, 8, UINT64_MAX, EBADMSG, "wraps"},
+	{64 + 40, 8, 4 << 20, ENOMEM, "--mem"},
 };
 
 Test(elf, each_damaged_field_is_named_with_its_offset)
@@ -159,8 +159,8 @@ Test(elf, segments_that_share_memory_are_refused)
 	cr_assert_eq(load(&image, &entry), 0, "adjacent segments are fine: %s", err.text);
 	image_add_phdr(&image, PT_LOAD, IMAGE_CODE, 0x50000000, IMAGE_BASE + IMAGE_MEM + 15, 16, 16);
 	assert_refused(
-	    load(&image, &entry), err, EBADMSG,
-	    "program headers 1 at offset 0x78 and 2 at offset 0xb0 load to the same memory, 0x10300f");
+		load(&image, &entry), err, EBADMSG,
+		"program headers 1 at offset 0x78 and 2 at offset 0xb0 load to the same memory, 0x10300f");
 }
 
 Test(elf, an_empty_segment_loads_nothing_wherever_it_points)
@@ -179,11 +179,11 @@ Test(elf, the_areas_hvkit_fills_are_not_for_the_image)
 		uint64_t gpa;
 		bool free64, free32;
 	} cases[] = {
-	    {0x5000, true, true},          {HV_BOOT_INFO_ADDR - 8, false, false},
-	    {HV_BOOT_STACK, false, false}, {0x9000, false, false},
-	    {0xa000, false, true},         {0xfff0, false, true},
-	    {0x10000, true, true},         {HV_BOOT_CMDLINE, false, false},
-	    {0x3fff8, false, false},       {0x40000, true, true},
+		{0x5000, true, true},          {HV_BOOT_INFO_ADDR - 8, false, false},
+		{HV_BOOT_STACK, false, false}, {0x9000, false, false},
+		{0xa000, false, true},         {0xfff0, false, true},
+		{0x10000, true, true},         {HV_BOOT_CMDLINE, false, false},
+		{0x3fff8, false, false},       {0x40000, true, true},
 	};
 	struct hv_entry entry;
 

@@ -12,7 +12,7 @@
 
 /* Each guest ends by `out %al, $0xe9` with its first finding in EAX, then hlt. */
 extern const uint8_t guest16[], guest16_end[], guest32[], guest32_end[], guest64[], guest64_end[], high64[],
-    high64_end[];
+	high64_end[];
 
 __asm__(".pushsection .rodata\n"
 	".code16\n"
@@ -162,8 +162,10 @@ static struct hv_entry load(struct image *image, const uint8_t *code, const uint
 
 static struct hv_entry load_flat(void)
 {
-	struct hv_boot_request request = {
-	    .path = "guest16", .data = guest16, .size = (size_t)(guest16_end - guest16), .load_addr = 0x1000};
+	struct hv_boot_request request = {.path = "guest16",
+					  .data = guest16,
+					  .size = (size_t)(guest16_end - guest16),
+					  .load_addr = 0x1000};
 	struct hv_entry entry;
 
 	cr_assert_eq(hv_boot_load(&request, &box.mem, &entry, &err), 0, "%s", err.text);
@@ -228,8 +230,8 @@ Test(entry, a_vcpu_that_ran_in_one_mode_starts_in_any_other)
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(order); i++) {
 		struct hv_entry entry = order[i] == HV_ENTRY_REAL
-					    ? load_flat()
-					    : load_kind(HV_BOOT_ELF, order[i] == HV_ENTRY_LONG);
+						? load_flat()
+						: load_kind(HV_BOOT_ELF, order[i] == HV_ENTRY_LONG);
 		cr_expect_eq(entry.mode, order[i]);
 		run(&entry, hv_boot_kind_name(entry.kind));
 	}

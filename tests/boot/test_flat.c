@@ -58,7 +58,7 @@ Test(flat, an_image_may_fill_the_ram_and_no_more)
 {
 	static uint8_t bytes[1 << 20];
 	struct hv_boot_request request = {
-	    .path = "image", .data = bytes, .size = sizeof(bytes) - 0x1000, .load_addr = 0x1000};
+		.path = "image", .data = bytes, .size = sizeof(bytes) - 0x1000, .load_addr = 0x1000};
 	struct hv_entry entry;
 
 	cr_expect_eq(hv_boot_flat(&request, &ram, &entry, &err), 0, "%s", err.text);

@@ -6,7 +6,7 @@
 static struct hv_memory ram;
 static struct hv_error err;
 static const struct hv_module modules[] = {
-    {"first module", 12, "one arg"}, {"second", 6, "two"}, {"", 0, NULL}};
+	{"first module", 12, "one arg"}, {"second", 6, "two"}, {"", 0, NULL}};
 
 static void teardown(void)
 {

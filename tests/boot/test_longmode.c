@@ -124,11 +124,11 @@ Test(longmode, addresses_map_to_themselves_up_to_the_size_asked_for)
 	const struct {
 		uint64_t size, end;
 	} cases[] = {
-	    {0, 4ull << 30},
-	    {4ull << 30, 4ull << 30},
-	    {(4ull << 30) + 1, 5ull << 30},
-	    {512ull << 30, 512ull << 30},
-	    {UINT64_MAX, 512ull << 30},
+		{0, 4ull << 30},
+		{4ull << 30, 4ull << 30},
+		{(4ull << 30) + 1, 5ull << 30},
+		{512ull << 30, 512ull << 30},
+		{UINT64_MAX, 512ull << 30},
 	};
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(cases); i++) {

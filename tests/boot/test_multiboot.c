@@ -115,18 +115,18 @@ Test(multiboot, addresses_that_contradict_each_other_are_refused)
 		int errnum;
 		const char *part;
 	} cases[] = {
-	    {{0x1fffff, 0x200000, 0, 0, 0x200000}, EBADMSG, "header_addr"},
-	    {{0x200041, 0x200000, 0, 0, 0x200000}, EBADMSG, "header_addr"},
-	    {{0x200040, 0x200000, 0x1fffff, 0, 0x200000}, EBADMSG, "load_end_addr"},
-	    {{0x200040, 0x200000, 0x200301, 0, 0x200000}, EBADMSG, "past the file's end"},
-	    {{0x200040, 0x200000, 0x200100, 0x2000ff, 0x200000}, EBADMSG, "bss_end_addr"},
-	    {{0x200040, 0x200000, 0, 0x200000, 0x200000}, EBADMSG, "bss_end_addr"},
-	    {{0x200040, 0x200000, 0x200100, 0, 0x1fffff}, EBADMSG, "entry_addr"},
-	    {{0x200040, 0x200000, 0x200100, 0x200400, 0x200100}, EBADMSG, "entry_addr"},
-	    {{0x7fffffff, 0x7fffffff, 0, 0, 0x7fffffff}, ENOMEM, "--mem"},
-	    {{0xffffffff, 0xffffffff, 0, 0, 0xffffffff}, ENOMEM, "no RAM"},
-	    {{0x200040, 0x200000, 0, 0xffffffff, 0x200000}, ENOMEM, "header at offset 0x40"},
-	    {{0x6040, 0x6000, 0, 0, 0x6000}, EADDRINUSE, "boot information"},
+		{{0x1fffff, 0x200000, 0, 0, 0x200000}, EBADMSG, "header_addr"},
+		{{0x200041, 0x200000, 0, 0, 0x200000}, EBADMSG, "header_addr"},
+		{{0x200040, 0x200000, 0x1fffff, 0, 0x200000}, EBADMSG, "load_end_addr"},
+		{{0x200040, 0x200000, 0x200301, 0, 0x200000}, EBADMSG, "past the file's end"},
+		{{0x200040, 0x200000, 0x200100, 0x2000ff, 0x200000}, EBADMSG, "bss_end_addr"},
+		{{0x200040, 0x200000, 0, 0x200000, 0x200000}, EBADMSG, "bss_end_addr"},
+		{{0x200040, 0x200000, 0x200100, 0, 0x1fffff}, EBADMSG, "entry_addr"},
+		{{0x200040, 0x200000, 0x200100, 0x200400, 0x200100}, EBADMSG, "entry_addr"},
+		{{0x7fffffff, 0x7fffffff, 0, 0, 0x7fffffff}, ENOMEM, "--mem"},
+		{{0xffffffff, 0xffffffff, 0, 0, 0xffffffff}, ENOMEM, "no RAM"},
+		{{0x200040, 0x200000, 0, 0xffffffff, 0x200000}, ENOMEM, "header at offset 0x40"},
+		{{0x6040, 0x6000, 0, 0, 0x6000}, EADDRINUSE, "boot information"},
 	};
 	struct hv_entry entry;
 

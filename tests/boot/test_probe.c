@@ -68,7 +68,7 @@ Test(probe, a_multiboot_header_must_be_aligned_and_inside_8192_bytes)
 		size_t at;
 		enum hv_boot_kind kind;
 	} cases[] = {
-	    {0, HV_BOOT_MULTIBOOT}, {2, HV_BOOT_FLAT}, {8180, HV_BOOT_MULTIBOOT}, {8184, HV_BOOT_FLAT}};
+		{0, HV_BOOT_MULTIBOOT}, {2, HV_BOOT_FLAT}, {8180, HV_BOOT_MULTIBOOT}, {8184, HV_BOOT_FLAT}};
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(cases); i++) {
 		memset(bytes, 0, sizeof(bytes));

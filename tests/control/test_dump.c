@@ -141,9 +141,9 @@ static int enter_long_mode(struct hv_vcpu *vcpu, void *ctx, struct hv_error *err
 	s.cr4 |= 1u << 5;
 	s.efer |= 0x500;
 	s.cs = (struct kvm_segment){
-	    .limit = 0xffffffff, .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
+		.limit = 0xffffffff, .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
 	s.ss = (struct kvm_segment){
-	    .limit = 0xffffffff, .selector = 16, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1};
+		.limit = 0xffffffff, .selector = 16, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1};
 	s.tr = (struct kvm_segment){.limit = 0x67, .type = 11, .present = 1};
 	return rc < 0 ? rc : hv_vcpu_set_sregs(vcpu, &s, err);
 }

@@ -493,36 +493,36 @@ Test(gdb, an_endless_packet_is_refused_and_forgotten)
 Test(gdb, nonsense_gets_errors)
 {
 	static const char *const packets[] = {
-	    "m",
-	    "m1000",
-	    "m1000,",
-	    "m,5",
-	    "m11111111111111111,1",
-	    "M1000,5:00",
-	    "Mzz",
-	    "X1000,5:ab",
-	    "P",
-	    "P10",
-	    "P10=zz",
-	    "Pffff=00",
-	    "pffffffff",
-	    "G00f",
-	    "Hgz",
-	    "Hg9",
-	    "Hc",
-	    "T9",
-	    "T-1",
-	    "vCont;",
-	    "vCont;x",
-	    "vCont;s:9",
-	    "Z0",
-	    "Z0,1000",
-	    "Z0,1000,",
-	    "qThreadExtraInfo,9",
-	    "C",
-	    "Cxx",
-	    "szz",
-	    "vCont;C",
+		"m",
+		"m1000",
+		"m1000,",
+		"m,5",
+		"m11111111111111111,1",
+		"M1000,5:00",
+		"Mzz",
+		"X1000,5:ab",
+		"P",
+		"P10",
+		"P10=zz",
+		"Pffff=00",
+		"pffffffff",
+		"G00f",
+		"Hgz",
+		"Hg9",
+		"Hc",
+		"T9",
+		"T-1",
+		"vCont;",
+		"vCont;x",
+		"vCont;s:9",
+		"Z0",
+		"Z0,1000",
+		"Z0,1000,",
+		"qThreadExtraInfo,9",
+		"C",
+		"Cxx",
+		"szz",
+		"vCont;C",
 	};
 
 	ask("?");
@@ -576,7 +576,7 @@ Test(gdb_threads, vcpus_are_threads_and_step_alone, .init = NULL, .fini = teardo
 Test(gdb_start, bad_addresses_are_told_at_once, .init = NULL)
 {
 	static const char *const bad[] = {
-	    "", "tcp:", "tcp:70000", "tcp:x", "unix:", "unix:/nowhere/at/all", "pipe:1"};
+		"", "tcp:", "tcp:70000", "tcp:x", "unix:", "unix:/nowhere/at/all", "pipe:1"};
 
 	test_vm_make(&vm, 1);
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {

@@ -95,12 +95,12 @@ Test(inspect, what_is_not_there_is_told_beside_what_is)
 Test(inspect, impossible_wishes_are_refused)
 {
 	static const struct hv_examine bad[] = {
-	    {true, 0, 0, 1, 'z', 4},
-	    {true, 0, 0, 0, 'x', 4},
-	    {true, 0, 0, 1, 'x', 3},
-	    {true, 9, 0, 1, 'x', 4},
-	    {true, 0, 0, HV_EXAMINE_COUNT_MAX + 1, 'x', 1},
-	    {true, 0, 0, 1, '\0', 4},
+		{true, 0, 0, 1, 'z', 4},
+		{true, 0, 0, 0, 'x', 4},
+		{true, 0, 0, 1, 'x', 3},
+		{true, 9, 0, 1, 'x', 4},
+		{true, 0, 0, HV_EXAMINE_COUNT_MAX + 1, 'x', 1},
+		{true, 0, 0, 1, '\0', 4},
 	};
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
@@ -154,16 +154,19 @@ Test(inspect_text, a_walk_is_a_tree)
 Test(inspect_text, json_from_elsewhere_does_no_harm, .init = NULL)
 {
 	static const char *const texts[] = {
-	    "{}",
-	    "[]",
-	    "null",
-	    "{\"steps\":5,\"slots\":{},\"items\":\"x\",\"segments\":[]}",
-	    "{\"steps\":[1,{}],\"slots\":[null],\"devices\":[[]],\"items\":[{},2],\"format\":\"i\",\"size\":-"
-	    "1}",
-	    "{\"items\":[1,\"0x5\"],\"format\":\"d\",\"size\":77,\"segments\":{\"cs\":4},\"rip\":7,\"gdt\":[]"
-	    "}",
-	    "{\"paging\":\"\\u001b[2J\",\"mapped\":true,\"page-size\":-5,\"why\":\"\\u001b[2J\",\"error\":"
-	    "\"\\u001b\"}",
+		"{}",
+		"[]",
+		"null",
+		"{\"steps\":5,\"slots\":{},\"items\":\"x\",\"segments\":[]}",
+		"{\"steps\":[1,{}],\"slots\":[null],\"devices\":[[]],\"items\":[{},2],\"format\":\"i\","
+		"\"size\":-"
+		"1}",
+		"{\"items\":[1,\"0x5\"],\"format\":\"d\",\"size\":77,\"segments\":{\"cs\":4},\"rip\":7,"
+		"\"gdt\":[]"
+		"}",
+		"{\"paging\":\"\\u001b[2J\",\"mapped\":true,\"page-size\":-5,\"why\":\"\\u001b[2J\","
+		"\"error\":"
+		"\"\\u001b\"}",
 	};
 	char *(*const draw[])(const json_t *) = {hv_inspect_regs_text, hv_inspect_sregs_text,
 						 hv_inspect_memory_text, hv_inspect_examine_text,

@@ -52,9 +52,9 @@ Test(monitor, formats_are_those_of_qemus_monitor)
 		"{\"addr\":\"0\",\"physical\":false,\"count\":1,\"format\":\"x\",\"size\":4}");
 	becomes("xp/12bx 0x10", "x-hv-examine",
 		"{\"addr\":\"0x10\",\"physical\":true,\"count\":12,\"format\":\"x\",\"size\":1}");
-	becomes(
-	    "x/4i $rip 1", "x-hv-examine",
-	    "{\"addr\":\"$rip\",\"physical\":false,\"count\":4,\"format\":\"i\",\"size\":4,\"cpu-index\":1}");
+	becomes("x/4i $rip 1", "x-hv-examine",
+		"{\"addr\":\"$rip\",\"physical\":false,\"count\":4,\"format\":\"i\",\"size\":4,\"cpu-index\":"
+		"1}");
 	becomes("x/dg 8", "x-hv-examine",
 		"{\"addr\":\"8\",\"physical\":false,\"count\":1,\"format\":\"d\",\"size\":8}");
 }
@@ -121,12 +121,12 @@ Test(monitor, text_is_made_of_any_json)
 					    "info cpus", "info regs",    "info sregs", "info memory",
 					    "x 0",       "translate 0"};
 	static const char *const answers[] = {
-	    "{}",
-	    "[]",
-	    "[1,null,\"x\",[]]",
-	    "[{}]",
-	    "{\"lapic\":[{\"timer\":3}],\"pic\":[[]],\"ioapic\":[0]}",
-	    "{\"steps\":[1],\"rows\":[1],\"values\":[null],\"items\":[{}],\"slots\":[5]}"};
+		"{}",
+		"[]",
+		"[1,null,\"x\",[]]",
+		"[{}]",
+		"{\"lapic\":[{\"timer\":3}],\"pic\":[[]],\"ioapic\":[0]}",
+		"{\"steps\":[1],\"rows\":[1],\"values\":[null],\"items\":[{}],\"slots\":[5]}"};
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(lines); i++) {
 		for (size_t k = 0; k < HV_ARRAY_SIZE(answers); k++) {

@@ -149,9 +149,9 @@ Test(qmp_dispatch, a_pipe_is_no_place_for_a_dump)
 	session.machine = vm.machine;
 	cr_assert_eq(pipe(fds), 0);
 	cr_assert_eq(hv_qmp_session_name(&session, "p", fds[1], NULL), 0);
-	cr_assert(strstr(
-	    ask("{\"execute\":\"dump-guest-memory\",\"arguments\":{\"paging\":false,\"protocol\":\"fd:p\"}}"),
-	    "not a regular file"));
+	cr_assert(strstr(ask("{\"execute\":\"dump-guest-memory\",\"arguments\":{\"paging\":false,"
+			     "\"protocol\":\"fd:p\"}}"),
+			 "not a regular file"));
 	refuse("{\"execute\":\"dump-guest-memory\",\"arguments\":{\"paging\":false,\"protocol\":\"fd:q\"}}",
 	       "File descriptor named 'q' has not been found");
 	refuse("{\"execute\":\"dump-guest-memory\",\"arguments\":{\"paging\":false,\"protocol\":\"tcp:1\"}}",
@@ -194,8 +194,9 @@ Test(qmp_dispatch, a_machine_is_stopped_continued_examined_and_ended)
 	       "'$rip+': not an address; write 0x1000, $rip or $rsp+8");
 	refuse("{\"execute\":\"x-hv-examine\",\"arguments\":{\"addr\":0,\"count\":0}}",
 	       "Parameter 'count' expects a number from 1 to 65536");
-	cr_assert(strstr(
-	    ask("{\"execute\":\"x-hv-examine\",\"arguments\":{\"addr\":\"0x1000+0\",\"size\":1}}"), "43"));
+	cr_assert(
+		strstr(ask("{\"execute\":\"x-hv-examine\",\"arguments\":{\"addr\":\"0x1000+0\",\"size\":1}}"),
+		       "43"));
 	expect("{\"execute\":\"cont\"}", "{\"return\":{}}");
 	expect("{\"execute\":\"system_reset\"}", "{\"return\":{}}");
 	expect("{\"execute\":\"quit\"}", "{\"return\":{}}");

@@ -31,8 +31,10 @@ static void probe_write(struct hv_device *dev, uint64_t offset, uint64_t value, 
 	p->sizes[p->count++] = size;
 }
 
-static const struct hv_device_ops narrow = {.name = "narrow", .max_access = 1, .read = probe_read, .write = probe_write};
-static const struct hv_device_ops wide = {.name = "wide", .max_access = 4, .read = probe_read, .write = probe_write};
+static const struct hv_device_ops narrow = {
+	.name = "narrow", .max_access = 1, .read = probe_read, .write = probe_write};
+static const struct hv_device_ops wide = {
+	.name = "wide", .max_access = 4, .read = probe_read, .write = probe_write};
 
 Test(bus, ranges_may_not_overlap_wrap_or_be_empty)
 {

@@ -186,7 +186,7 @@ Test(chardev, a_full_disk_is_told_once_and_stops_nobody)
 	cr_assert_eq(atomic_load(&lines_logged), 1);
 }
 
-/* --- stdio, with pipes in the places of descriptors 0 and 1 --------------- */
+/* --- stdio, with pipes in the places of descriptors 0 and 1 --- */
 
 static int stdio_pipes(int *input)
 {
@@ -345,7 +345,7 @@ Test(chardev, a_filter_sees_every_key_even_when_the_guest_takes_none)
 	stop();
 }
 
-/* --- pty ------------------------------------------------------------------ */
+/* --- pty --- */
 
 static int open_pty(void)
 {
@@ -388,7 +388,7 @@ Test(chardev, a_pty_that_nobody_reads_drops_and_goes_on)
 	stop();
 }
 
-/* --- unix ----------------------------------------------------------------- */
+/* --- unix --- */
 
 static int client(void)
 {

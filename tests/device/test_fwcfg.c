@@ -9,8 +9,8 @@
 static struct hv_device *dev;
 
 static const struct hv_fwcfg_item files[] = {
-    {.file = "opt/org.hvkit/cmdline", .data = "quiet", .size = 5},
-    {.file = "opt/org.hvkit/empty", .data = NULL, .size = 0},
+	{.file = "opt/org.hvkit/cmdline", .data = "quiet", .size = 5},
+	{.file = "opt/org.hvkit/empty", .data = NULL, .size = 0},
 };
 
 static void set_up(void)

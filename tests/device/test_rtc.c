@@ -64,12 +64,12 @@ static time_t guest_time(void)
 	do {
 		second = get(0);
 		tm = (struct tm){
-		    .tm_sec = number(second),
-		    .tm_min = number(get(2)),
-		    .tm_hour = hour(),
-		    .tm_mday = number(get(7)),
-		    .tm_mon = number(get(8)) - 1,
-		    .tm_year = number(get(0x32)) * 100 + number(get(9)) - 1900,
+			.tm_sec = number(second),
+			.tm_min = number(get(2)),
+			.tm_hour = hour(),
+			.tm_mday = number(get(7)),
+			.tm_mon = number(get(8)) - 1,
+			.tm_year = number(get(0x32)) * 100 + number(get(9)) - 1900,
 		};
 	} while (get(0) != second);
 	return timegm(&tm);
@@ -194,13 +194,13 @@ Test(rtc, memory_sizes_are_the_vms)
 		uint64_t size;
 		unsigned base, extended, above_16m, above_4g;
 	} vms[] = {
-	    {256 << 10, 256, 0, 0, 0},
-	    {1 * MIB, 640, 0, 0, 0},
-	    {16 * MIB, 640, 15 << 10, 0, 0},
-	    {64 * MIB, 640, 63 << 10, 48 << 4, 0},
-	    {3 * GIB, 640, 0xffff, (3072 - 16) << 4, 0},
-	    {5 * GIB, 640, 0xffff, (3072 - 16) << 4, 2 << 14},
-	    {~0ull, 640, 0xffff, (3072 - 16) << 4, 0xffffff},
+		{256 << 10, 256, 0, 0, 0},
+		{1 * MIB, 640, 0, 0, 0},
+		{16 * MIB, 640, 15 << 10, 0, 0},
+		{64 * MIB, 640, 63 << 10, 48 << 4, 0},
+		{3 * GIB, 640, 0xffff, (3072 - 16) << 4, 0},
+		{5 * GIB, 640, 0xffff, (3072 - 16) << 4, 2 << 14},
+		{~0ull, 640, 0xffff, (3072 - 16) << 4, 0xffffff},
 	};
 
 	for (unsigned i = 0; i < HV_ARRAY_SIZE(vms); i++) {

@@ -358,8 +358,7 @@ Test(serial, more_received_than_fits_is_refused)
 	hv_enc_free(&e);
 }
 
-/* --- with a real chardev
- * ----------------------------------------------------------------------------------------- */
+/* --- with a real chardev --- */
 
 TestSuite(serial_line, .timeout = 30);
 

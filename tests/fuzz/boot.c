@@ -42,11 +42,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	static struct hv_memory mem; /* kept: making it costs more than a run */
 	struct hv_module module = {data, size, "the image itself"};
 	struct hv_boot_request request = {
-	    .kind = HV_BOOT_AUTO,
-	    .path = "image",
-	    .data = data,
-	    .size = size,
-	    .load_addr = 0x1000,
+		.kind = HV_BOOT_AUTO,
+		.path = "image",
+		.data = data,
+		.size = size,
+		.load_addr = 0x1000,
 	};
 	struct hv_error err;
 

@@ -62,8 +62,8 @@ static struct hv_device *create(unsigned kind)
 		rc = hv_post_create(&dev, NULL);
 		break;
 	case IOAPIC:
-		rc =
-		    hv_ioapic_create((struct hv_ioapic_host){.send = on_send, .route = on_route}, &dev, NULL);
+		rc = hv_ioapic_create((struct hv_ioapic_host){.send = on_send, .route = on_route}, &dev,
+				      NULL);
 		break;
 	}
 	if (rc)

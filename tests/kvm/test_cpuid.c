@@ -166,8 +166,8 @@ Test(cpuid, an_irqchip_brings_the_apic)
 Test(cpu_model, bad_texts_are_told_and_change_nothing)
 {
 	static const char *const texts[] = {
-	    "",       "hos",     "host,",          "host,avx",         "host,+avx",
-	    "host,-", "host,-x", "baseline,,-avx", "host,-avx,-bogus", "hosts"};
+		"",       "hos",     "host,",          "host,avx",         "host,+avx",
+		"host,-", "host,-x", "baseline,,-avx", "host,-avx,-bogus", "hosts"};
 	struct hv_cpu_model model = {.minus_count = 7};
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(texts); i++) {

@@ -1,5 +1,6 @@
 /*
- * Ways into the guest that need an interrupt controller in the kernel: what KVM takes and what is refused with a sentence.
+ * Ways into the guest that need an interrupt controller in the kernel: what KVM takes and what is refused
+ * with a sentence.
  */
 #include <criterion/criterion.h>
 #include <string.h>
@@ -34,7 +35,8 @@ Test(irqchip, routes_of_the_split_kind_are_taken)
 
 	make(HV_IRQCHIP_SPLIT);
 	for (unsigned i = 0; i < HV_IOAPIC_PINS; i++)
-		routes[i] = (struct hv_irq_route){.pin = i, .address = 0xfee00000, .data = 0x20 + i, .masked = i % 2};
+		routes[i] = (struct hv_irq_route){
+			.pin = i, .address = 0xfee00000, .data = 0x20 + i, .masked = i % 2};
 	cr_assert_eq(hv_irq_route_ioapic(&vm, routes, HV_IOAPIC_PINS, &err), 0, "%s", err.text);
 	cr_assert_eq(hv_irq_route_ioapic(&vm, routes, HV_IOAPIC_PINS + 1, &err), -EINVAL);
 	cr_assert(strstr(err.text, "25"), "%s", err.text);

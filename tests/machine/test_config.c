@@ -61,11 +61,12 @@ Test(config, every_option_of_the_table_is_known)
 Test(config, takes_good_values)
 {
 	static const char *const good[][2] = {
-	    {"name", "a-b.c_9"},       {"mem", "128M"},         {"mem", "4096"},      {"cpus", "64"},
-	    {"boot", "elf"},           {"load-addr", "0x7c00"}, {"initrd", "/m a b"}, {"append", ""},
-	    {"serial", "unix:/tmp/x"}, {"serial", "file:out"},  {"cpu", "baseline"},  {"irqchip", "split"},
-	    {"gdb", "tcp:1234"},       {"gdb", "unix:/tmp/g"},  {"trace", "t.json"},  {"timeout", "2.5"},
-	    {"sandbox", "off"},        {"paused", "no"},
+		{"name", "a-b.c_9"},    {"mem", "128M"},        {"mem", "4096"},
+		{"cpus", "64"},         {"boot", "elf"},        {"load-addr", "0x7c00"},
+		{"initrd", "/m a b"},   {"append", ""},         {"serial", "unix:/tmp/x"},
+		{"serial", "file:out"}, {"cpu", "baseline"},    {"irqchip", "split"},
+		{"gdb", "tcp:1234"},    {"gdb", "unix:/tmp/g"}, {"trace", "t.json"},
+		{"timeout", "2.5"},     {"sandbox", "off"},     {"paused", "no"},
 	};
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(good); i++)
@@ -80,13 +81,20 @@ Test(config, takes_good_values)
 Test(config, refuses_bad_values_with_a_sentence_and_changes_nothing)
 {
 	static const char *const bad[][2] = {
-	    {"name", ""},       {"name", "a/b"},      {"name", ".hidden"},    {"name", "-x"},
-	    {"mem", "0"},       {"mem", "12Q"},       {"mem", "-1"},          {"mem", "99999999999G"},
-	    {"cpus", "0"},      {"cpus", "65"},       {"cpus", "1e3"},        {"boot", "bios"},
-	    {"serial", "tty"},  {"serial", "unix:"},  {"serial", "stdiox"},   {"irqchip", "maybe"},
-	    {"gdb", "tcp:0"},   {"gdb", "tcp:65536"}, {"gdb", "1234"},        {"gdb", "unix:"},
-	    {"timeout", "-1"},  {"timeout", "soon"},  {"sandbox", "perhaps"}, {"load-addr", "0x100000000"},
-	    {"cpu", "pentium"}, {"trace", ""},        {"image", ""},
+		{"name", ""},           {"name", "a/b"},
+		{"name", ".hidden"},    {"name", "-x"},
+		{"mem", "0"},           {"mem", "12Q"},
+		{"mem", "-1"},          {"mem", "99999999999G"},
+		{"cpus", "0"},          {"cpus", "65"},
+		{"cpus", "1e3"},        {"boot", "bios"},
+		{"serial", "tty"},      {"serial", "unix:"},
+		{"serial", "stdiox"},   {"irqchip", "maybe"},
+		{"gdb", "tcp:0"},       {"gdb", "tcp:65536"},
+		{"gdb", "1234"},        {"gdb", "unix:"},
+		{"timeout", "-1"},      {"timeout", "soon"},
+		{"sandbox", "perhaps"}, {"load-addr", "0x100000000"},
+		{"cpu", "pentium"},     {"trace", ""},
+		{"image", ""},
 	};
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(bad); i++) {
@@ -142,8 +150,8 @@ Test(config, relative_paths_in_a_file_count_from_it_everywhere)
 Test(config, mistakes_in_a_file_name_file_and_line)
 {
 	static const char *const bad[] = {
-	    "\n\ncpus none\n", "\n\nname \"open\n", "\n\nname 'a' b\n", "\n\ncolour red\n",
-	    "\n\nmem\n",       "\n\nimage\n",       "\n\nmem = \n",
+		"\n\ncpus none\n", "\n\nname \"open\n", "\n\nname 'a' b\n", "\n\ncolour red\n",
+		"\n\nmem\n",       "\n\nimage\n",       "\n\nmem = \n",
 	};
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(bad); i++) {
@@ -228,14 +236,14 @@ Test(config, finishing_needs_an_image_and_invents_a_name)
 Test(config, an_invented_name_is_always_a_good_one)
 {
 	static const char *const images[] = {
-	    "/",
-	    "...",
-	    "-",
-	    "/x/..",
-	    "/x/---.elf",
-	    "/\xff\xfe",
-	    "\n",
-	    "/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
+		"/",
+		"...",
+		"-",
+		"/x/..",
+		"/x/---.elf",
+		"/\xff\xfe",
+		"\n",
+		"/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(images); i++) {
 		c.name[0] = '\0';

@@ -1,7 +1,7 @@
 /*
- * Every exit reason is handled or named. Most can't be had from a guest on one machine (the processor's refusal to enter,
- * events of other hypervisors), so the reason is written into the kvm_run area of a real, unstarted vCPU, as the kernel
- * would, and the handler is called.
+ * Every exit reason is handled or named. Most can't be had from a guest on one machine (the processor's
+ * refusal to enter, events of other hypervisors), so the reason is written into the kvm_run area of a real,
+ * unstarted vCPU, as the kernel would, and the handler is called.
  */
 #include <criterion/criterion.h>
 #include <stdlib.h>
@@ -200,9 +200,9 @@ Test(exit, every_other_reason_ends_with_its_name_or_number)
 		leave_by(reason);
 		ended_saying(HV_END_ERROR, 1, "vCPU 0");
 		snprintf(number, sizeof(number), "%u", reason);
-		cr_assert(strstr(m->end.text, number) || reason == KVM_EXIT_UNKNOWN || reason == KVM_EXIT_EXCEPTION ||
-				  reason == KVM_EXIT_FAIL_ENTRY || reason == KVM_EXIT_INTERNAL_ERROR || reason == 37 ||
-				  reason == 39,
+		cr_assert(strstr(m->end.text, number) || reason == KVM_EXIT_UNKNOWN ||
+				  reason == KVM_EXIT_EXCEPTION || reason == KVM_EXIT_FAIL_ENTRY ||
+				  reason == KVM_EXIT_INTERNAL_ERROR || reason == 37 || reason == 39,
 			  "%u: %s", reason, m->end.text);
 		atomic_store(&m->ending, false);
 	}

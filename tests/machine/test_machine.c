@@ -294,7 +294,14 @@ static int long_mode_with_l_and_db(struct hv_vcpu *vcpu, void *ctx, struct hv_er
 	s.cr3 = 0x20000;
 	s.cr4 |= 0x20;   /* PAE */
 	s.efer |= 0x500; /* LME, LMA */
-	s.cs = (struct kvm_segment){.limit = 0xffffffff, .selector = 8, .type = 11, .present = 1, .s = 1, .g = 1, .l = 1, .db = 1};
+	s.cs = (struct kvm_segment){.limit = 0xffffffff,
+				    .selector = 8,
+				    .type = 11,
+				    .present = 1,
+				    .s = 1,
+				    .g = 1,
+				    .l = 1,
+				    .db = 1};
 	s.tr.type = 11;
 	return hv_vcpu_set_sregs(vcpu, &s, err);
 }
@@ -323,7 +330,8 @@ static void expect_refusal(hv_vcpu_fn *spoil, bool refused_here, const char *wor
 	cr_expect(!refused_here || exits(&vm, KVM_EXIT_FAIL_ENTRY) == 1, "%s", vm.end.text);
 	if (exits(&vm, KVM_EXIT_FAIL_ENTRY) > 0) {
 		cr_expect_eq(vm.end.reason, HV_END_ERROR);
-		cr_expect(strstr(vm.end.text, "refuses to enter the guest (hardware reason"), "%s", vm.end.text);
+		cr_expect(strstr(vm.end.text, "refuses to enter the guest (hardware reason"), "%s",
+			  vm.end.text);
 		cr_expect(strstr(vm.end.text, word), "%s", vm.end.text);
 	}
 	unmake(&vm);
@@ -350,8 +358,10 @@ Test(machine, a_task_register_that_vt_x_refuses_is_told)
 
 Test(machine, an_instruction_that_the_kernel_cannot_emulate_is_told)
 {
-	/* out 0x80,al; mov ax,0xffff; mov ds,ax; fld dword [0x20]: at 0x100010, where this VM's RAM has ended */
-	static const uint8_t code[] = {0xe6, 0x80, 0xb8, 0xff, 0xff, 0x8e, 0xd8, 0xd9, 0x06, 0x20, 0x00, 0xf4};
+	/* out 0x80,al; mov ax,0xffff; mov ds,ax; fld dword [0x20]: at 0x100010, where this VM's RAM has ended
+	 */
+	static const uint8_t code[] = {0xe6, 0x80, 0xb8, 0xff, 0xff, 0x8e,
+				       0xd8, 0xd9, 0x06, 0x20, 0x00, 0xf4};
 	struct vm vm;
 
 	make(&vm, code, sizeof(code), NULL, NULL);
@@ -466,8 +476,7 @@ Test(machine, tracing_keeps_the_last_records_and_can_be_saved)
 	unmake(&vm);
 }
 
-/* --- a serial line that nobody reads
- * ---------------------------------------------------------------------------------- */
+/* --- a serial line that nobody reads --- */
 
 /* mov dx,0x3f8; inc al; out dx,al; again: each byte is one more than the last. */
 static const uint8_t flood[] = {0xba, 0xf8, 0x03, 0xfe, 0xc0, 0xee, 0xeb, 0xfb};
@@ -561,8 +570,7 @@ Test(machine, a_vcpu_that_waits_for_the_serial_lines_reader_can_be_reset_and_end
 	unmake(&vm);
 }
 
-/* --- everything at once
- * ----------------------------------------------------------------------------------------------- */
+/* --- everything at once --- */
 
 struct meddler {
 	struct vm *vm;

@@ -21,10 +21,13 @@ static const char *line(struct hv_exit_record rec)
 
 Test(trace, a_record_is_one_readable_line)
 {
-	cr_assert_str_eq(
-	    line((struct hv_exit_record){
-		.reason = KVM_EXIT_IO, .write = true, .addr = 0x3f8, .size = 1, .count = 1, .value = 0x48}),
-	    "io        out 0x3f8 1 byte 0x48");
+	cr_assert_str_eq(line((struct hv_exit_record){.reason = KVM_EXIT_IO,
+						      .write = true,
+						      .addr = 0x3f8,
+						      .size = 1,
+						      .count = 1,
+						      .value = 0x48}),
+			 "io        out 0x3f8 1 byte 0x48");
 	cr_assert_str_eq(line((struct hv_exit_record){.reason = KVM_EXIT_IO,
 						      .addr = 0x70,
 						      .size = 2,
@@ -33,9 +36,9 @@ Test(trace, a_record_is_one_readable_line)
 						      .unclaimed = true}),
 			 "io        in 0x70 2 bytes x 9 0xffff (no device)");
 	cr_assert_str_eq(
-	    line((struct hv_exit_record){
-		.reason = KVM_EXIT_MMIO, .write = true, .addr = 0xfee00000, .size = 4, .value = 7}),
-	    "mmio      write 0xfee00000 4 bytes 0x7");
+		line((struct hv_exit_record){
+			.reason = KVM_EXIT_MMIO, .write = true, .addr = 0xfee00000, .size = 4, .value = 7}),
+		"mmio      write 0xfee00000 4 bytes 0x7");
 	cr_assert_str_eq(line((struct hv_exit_record){.reason = KVM_EXIT_HLT}), "hlt");
 	cr_assert_not_null(strstr(line((struct hv_exit_record){.reason = KVM_EXIT_INTERNAL_ERROR, .addr = 1}),
 				  "suberror 1"));
@@ -43,8 +46,11 @@ Test(trace, a_record_is_one_readable_line)
 
 Test(trace, a_short_buffer_is_not_overrun)
 {
-	struct hv_exit_record rec = {
-	    .reason = KVM_EXIT_MMIO, .addr = UINT64_MAX, .value = UINT64_MAX, .size = 255, .unclaimed = true};
+	struct hv_exit_record rec = {.reason = KVM_EXIT_MMIO,
+				     .addr = UINT64_MAX,
+				     .value = UINT64_MAX,
+				     .size = 255,
+				     .unclaimed = true};
 	char buf[9];
 
 	memset(buf, 'x', sizeof(buf));

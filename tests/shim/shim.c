@@ -46,7 +46,8 @@ void shim_skip(const char *fmt, ...)
 	vfprintf(stderr, fmt, ap);
 	va_end(ap);
 	fputc('\n', stderr);
-	syscall(SYS_exit_group, SKIPPED); /* past the sanitizer, which would complain of threads left in the middle */
+	syscall(SYS_exit_group,
+		SKIPPED); /* past the sanitizer, which would complain of threads left in the middle */
 	abort();
 }
 

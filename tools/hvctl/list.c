@@ -28,8 +28,8 @@ static json_t *ask(const struct hv_registry_entry *e)
 		if (hv_qmp_execute(client, "x-hv-info", arguments, -1, &status, &err) ||
 		    !json_is_object(status)) {
 			json_decref(status);
-			status =
-			    json_pack("{s:s, s:i}", "status", "no answer", "pid", (int)hv_qmp_pid(client));
+			status = json_pack("{s:s, s:i}", "status", "no answer", "pid",
+					   (int)hv_qmp_pid(client));
 		}
 		hv_qmp_close(client);
 	} else {

@@ -11,18 +11,19 @@
 #include "hvctl.h"
 
 static const char usage_text[] =
-    "Usage: hvctl [--json]                  list the running VMs; on a terminal, then ask for commands\n"
-    "       hvctl [--json] list             list the running VMs\n"
-    "       hvctl [--json] NAME             ask for commands to the VM called NAME (or at the socket NAME, "
-    "with a /)\n"
-    "       hvctl [--json] NAME COMMAND...  run one command\n"
-    "\n"
-    "Options:\n"
-    "  --json     answers in JSON, as the VM's QMP gives them\n"
-    "  --help     this text\n"
-    "  --version  the version\n"
-    "\n"
-    "Commands:\n";
+	"Usage: hvctl [--json]                  list the running VMs; on a terminal, then ask for commands\n"
+	"       hvctl [--json] list             list the running VMs\n"
+	"       hvctl [--json] NAME             ask for commands to the VM called NAME (or at the socket "
+	"NAME, "
+	"with a /)\n"
+	"       hvctl [--json] NAME COMMAND...  run one command\n"
+	"\n"
+	"Options:\n"
+	"  --json     answers in JSON, as the VM's QMP gives them\n"
+	"  --help     this text\n"
+	"  --version  the version\n"
+	"\n"
+	"Commands:\n";
 
 static int help(void)
 {
@@ -61,10 +62,10 @@ static int with_vm(struct hvctl *h, int argc, char **argv)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-	    {"json", no_argument, NULL, 'j'},
-	    {"help", no_argument, NULL, 'h'},
-	    {"version", no_argument, NULL, 'v'},
-	    {0},
+		{"json", no_argument, NULL, 'j'},
+		{"help", no_argument, NULL, 'h'},
+		{"version", no_argument, NULL, 'v'},
+		{0},
 	};
 	struct hvctl h = {0};
 	int c, status;

@@ -61,7 +61,7 @@ void hvctl_print(const char *text)
 {
 	for (; *text; text++) {
 		bool control =
-		    ((unsigned char)*text < 0x20 && *text != '\n' && *text != '\t') || *text == 0x7f;
+			((unsigned char)*text < 0x20 && *text != '\n' && *text != '\t') || *text == 0x7f;
 
 		putchar(control ? '?' : *text);
 	}
@@ -77,10 +77,10 @@ void hvctl_print_json(const json_t *value)
 }
 
 static const char *const own_help[][3] = {
-    {"list", "list", "the running VMs"},
-    {"use", "use NAME", "talk to that VM from now on"},
-    {"wait", "wait", "until the VM ends, telling its events"},
-    {"exit", "exit", "leave hvctl (interactive); the VM goes on"},
+	{"list", "list", "the running VMs"},
+	{"use", "use NAME", "talk to that VM from now on"},
+	{"wait", "wait", "until the VM ends, telling its events"},
+	{"exit", "exit", "leave hvctl (interactive); the VM goes on"},
 };
 
 /* hvctl's own word, or NULL. */
@@ -127,7 +127,7 @@ int hvctl_use(struct hvctl *h, const char *name)
 
 	if (strlen(name) >= sizeof(h->name))
 		return hvctl_complain(
-		    &(struct hv_error){.status = HV_EXIT_USAGE, .text = "the name is too long"});
+			&(struct hv_error){.status = HV_EXIT_USAGE, .text = "the name is too long"});
 	if (hv_qmp_connect(&client, name, ANSWER_MS, &err))
 		return hvctl_complain(&err);
 	hv_qmp_close(h->client);
@@ -157,8 +157,7 @@ int hvctl_wait(struct hvctl *h)
 	return HV_EXIT_OK;
 }
 
-/* --- a request
- * ------------------------------------------------------------------------------------------------- */
+/* --- a request --- */
 
 /* A command that ends the VM may well take the connection with it before the answer is out. */
 static bool ends_vm(const struct hv_monitor_request *r)
@@ -268,8 +267,9 @@ static int own_words(struct hvctl *h, int argc, char **argv)
 		return HV_EXIT_OK;
 	}
 	if (find_own(argv[0]))
-		return hvctl_complain(&(struct hv_error){
-		    .status = HV_EXIT_USAGE, .text = "see `help`: list, use NAME, wait (with a VM chosen)"});
+		return hvctl_complain(
+			&(struct hv_error){.status = HV_EXIT_USAGE,
+					   .text = "see `help`: list, use NAME, wait (with a VM chosen)"});
 	return -1;
 }
 

@@ -22,8 +22,7 @@
 static struct hvctl *shell;
 static bool leaving;
 
-/* --- history
- * --------------------------------------------------------------------------------------------------- */
+/* --- history --- */
 
 static int make_directory(const char *path)
 {
@@ -62,8 +61,7 @@ static void remember(const char *line)
 		add_history(line);
 }
 
-/* --- completion
- * ------------------------------------------------------------------------------------------------ */
+/* --- completion --- */
 
 /* Words of a list that start with text, one a call; readline frees them. */
 static char *next_of(const char *const *words, const char *text, size_t *at)
@@ -154,8 +152,7 @@ static char **complete(const char *text, int start, int end)
 	return rl_completion_matches(text, argument_words);
 }
 
-/* --- the prompt
- * ------------------------------------------------------------------------------------------------ */
+/* --- the prompt --- */
 
 static const char *prompt(void)
 {
@@ -241,8 +238,8 @@ static void converse(void)
 	rl_callback_handler_install(prompt(), on_line);
 	while (!leaving) {
 		struct pollfd p[] = {
-		    {STDIN_FILENO, POLLIN, 0},
-		    {shell->client ? hv_qmp_fd(shell->client) : -1, POLLIN, 0},
+			{STDIN_FILENO, POLLIN, 0},
+			{shell->client ? hv_qmp_fd(shell->client) : -1, POLLIN, 0},
 		};
 
 		if (poll(p, 2, -1) < 0) {

@@ -70,7 +70,7 @@ static const char *first_line(const char *path, char *buf, size_t size)
 	return buf;
 }
 
-/* --- KVM ------------------------------------------------------------------ */
+/* --- KVM --- */
 
 static bool cpu_flag(const char *flag)
 {
@@ -132,32 +132,32 @@ struct capability {
 };
 
 static const struct capability capabilities[] = {
-    {KVM_CAP_USER_MEMORY, "user memory", MISSING, "no VM can have memory", NULL},
-    {KVM_CAP_IMMEDIATE_EXIT, "immediate exit", MISSING, "no VM can be stopped surely (Linux 4.13)", NULL},
-    {KVM_CAP_IRQCHIP, "irqchip", LIMITED, "guests without interrupts only", NULL},
-    {KVM_CAP_SPLIT_IRQCHIP, "split irqchip", LIMITED, "--irqchip split does not work", NULL},
-    {KVM_CAP_PIT2, "PIT", LIMITED, "guests have no i8254 timer", NULL},
-    {KVM_CAP_SIGNAL_MSI, "MSI", LIMITED, "--irqchip split does not work", NULL},
-    {KVM_CAP_USER_NMI, "NMI", LIMITED, "hvctl inject nmi does not work", NULL},
-    {KVM_CAP_MP_STATE, "CPU run states", LIMITED, "one CPU a VM", NULL},
-    {KVM_CAP_VCPU_EVENTS, "pending events", LIMITED, "snapshots may lose an exception in flight", NULL},
-    {KVM_CAP_DEBUGREGS, "debug registers", LIMITED, "snapshots leave them out", NULL},
-    {KVM_CAP_XSAVE, "XSAVE", LIMITED, "snapshots save the old FPU only", NULL},
-    {KVM_CAP_XSAVE2, "XSAVE2", LIMITED, "guests have no AMX (Linux 5.17)", NULL},
-    {KVM_CAP_XCRS, "XCR0", LIMITED, "guests have no AVX",
-     "the CPU or the kernel's command line has no XSAVE"},
-    {KVM_CAP_SET_GUEST_DEBUG, "guest debugging", LIMITED, "gdb can only stop and look", NULL},
-    {KVM_CAP_READONLY_MEM, "read-only slots", LIMITED, "ROM is writable", NULL},
-    {KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, "dirty log, manual", LIMITED, "live migration is slower (Linux 5.2)",
-     NULL},
-    {KVM_CAP_DIRTY_LOG_RING, "dirty ring", LIMITED, "the dirty log is used instead (Linux 5.11)", NULL},
-    {KVM_CAP_IRQFD, "irqfd", LIMITED, "interrupts take a longer way", NULL},
-    {KVM_CAP_IOEVENTFD, "ioeventfd", LIMITED, "doorbells take a longer way", NULL},
-    {KVM_CAP_BINARY_STATS_FD, "binary statistics", LIMITED,
-     "the kernel's own counters are not shown (Linux 5.14)", NULL},
-    {KVM_CAP_X86_USER_SPACE_MSR, "MSR exits", LIMITED, "unknown MSRs are not told of (Linux 5.10)", NULL},
-    {KVM_CAP_ADJUST_CLOCK, "clock", LIMITED, "a restored guest's clock jumps", NULL},
-    {KVM_CAP_GET_TSC_KHZ, "TSC frequency", LIMITED, "guests measure it themselves", NULL},
+	{KVM_CAP_USER_MEMORY, "user memory", MISSING, "no VM can have memory", NULL},
+	{KVM_CAP_IMMEDIATE_EXIT, "immediate exit", MISSING, "no VM can be stopped surely (Linux 4.13)", NULL},
+	{KVM_CAP_IRQCHIP, "irqchip", LIMITED, "guests without interrupts only", NULL},
+	{KVM_CAP_SPLIT_IRQCHIP, "split irqchip", LIMITED, "--irqchip split does not work", NULL},
+	{KVM_CAP_PIT2, "PIT", LIMITED, "guests have no i8254 timer", NULL},
+	{KVM_CAP_SIGNAL_MSI, "MSI", LIMITED, "--irqchip split does not work", NULL},
+	{KVM_CAP_USER_NMI, "NMI", LIMITED, "hvctl inject nmi does not work", NULL},
+	{KVM_CAP_MP_STATE, "CPU run states", LIMITED, "one CPU a VM", NULL},
+	{KVM_CAP_VCPU_EVENTS, "pending events", LIMITED, "snapshots may lose an exception in flight", NULL},
+	{KVM_CAP_DEBUGREGS, "debug registers", LIMITED, "snapshots leave them out", NULL},
+	{KVM_CAP_XSAVE, "XSAVE", LIMITED, "snapshots save the old FPU only", NULL},
+	{KVM_CAP_XSAVE2, "XSAVE2", LIMITED, "guests have no AMX (Linux 5.17)", NULL},
+	{KVM_CAP_XCRS, "XCR0", LIMITED, "guests have no AVX",
+	 "the CPU or the kernel's command line has no XSAVE"},
+	{KVM_CAP_SET_GUEST_DEBUG, "guest debugging", LIMITED, "gdb can only stop and look", NULL},
+	{KVM_CAP_READONLY_MEM, "read-only slots", LIMITED, "ROM is writable", NULL},
+	{KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, "dirty log, manual", LIMITED,
+	 "live migration is slower (Linux 5.2)", NULL},
+	{KVM_CAP_DIRTY_LOG_RING, "dirty ring", LIMITED, "the dirty log is used instead (Linux 5.11)", NULL},
+	{KVM_CAP_IRQFD, "irqfd", LIMITED, "interrupts take a longer way", NULL},
+	{KVM_CAP_IOEVENTFD, "ioeventfd", LIMITED, "doorbells take a longer way", NULL},
+	{KVM_CAP_BINARY_STATS_FD, "binary statistics", LIMITED,
+	 "the kernel's own counters are not shown (Linux 5.14)", NULL},
+	{KVM_CAP_X86_USER_SPACE_MSR, "MSR exits", LIMITED, "unknown MSRs are not told of (Linux 5.10)", NULL},
+	{KVM_CAP_ADJUST_CLOCK, "clock", LIMITED, "a restored guest's clock jumps", NULL},
+	{KVM_CAP_GET_TSC_KHZ, "TSC frequency", LIMITED, "guests measure it themselves", NULL},
 };
 
 static void check_capabilities(struct report *r, const struct hv_kvm *kvm)
@@ -203,7 +203,7 @@ static void check_kvm(struct report *r)
 	hv_kvm_close(&kvm);
 }
 
-/* --- memory --------------------------------------------------------------- */
+/* --- memory --- */
 
 static void check_memory(struct report *r)
 {
@@ -259,7 +259,7 @@ static void check_userfaultfd(struct report *r)
 	close(fd);
 }
 
-/* --- the rest of the kernel ----------------------------------------------- */
+/* --- the rest of the kernel --- */
 
 static void check_io_uring(struct report *r)
 {

@@ -16,7 +16,7 @@
 #include "machine/config.h"
 #include "machine/machine.h"
 
-/* --- options.c: the command line ------------------------------------------ */
+/* --- options.c: the command line --- */
 
 enum hvrun_action { HVRUN_RUN, HVRUN_HELP, HVRUN_VERSION, HVRUN_DOCTOR };
 
@@ -24,14 +24,14 @@ struct hvrun_options {
 	enum hvrun_action action;
 	bool json;
 	struct hv_config
-	    config; /* checked and complete when action is HVRUN_RUN; freed by the caller in any case */
+		config; /* checked and complete when action is HVRUN_RUN; freed by the caller in any case */
 };
 
 /* Parses argv. A failure has its sentence in err; getopt has printed its own where err->text is empty. */
 int options_parse(struct hvrun_options *o, int argc, char **argv, struct hv_error *err);
 void options_help(void);
 
-/* --- terminal.c: the person's terminal ------------------------------------ */
+/* --- terminal.c: the person's terminal --- */
 
 #define CONSOLE_LINE_MAX 512
 
@@ -65,7 +65,7 @@ size_t terminal_filter(void *terminal, const uint8_t *in, size_t count, uint8_t 
 void terminal_answer(struct terminal *t);
 void terminal_free(struct terminal *t);
 
-/* --- signals.c: being asked to end, to stop, and being killed -------------- */
+/* --- signals.c: being asked to end, to stop, and being killed --- */
 
 /* A descriptor (signalfd) to read the signals from that ask us to end or to stop; they are blocked from now
  * on, so that no thread ever takes them. */
@@ -76,7 +76,7 @@ void signals_stop_here(void);
  * and the unfinished trace. Both live as long as the process. */
 void signals_watch(struct hv_registration *taken, struct hv_file *unfinished);
 
-/* --- sandbox.c: locking ourselves in -------------------------------------- */
+/* --- sandbox.c: locking ourselves in --- */
 
 /* Landlock: from now on names are made, changed and removed only in the folders that config needs. Before any
  * thread starts. Where the kernel lacks it, nothing happens: the system call filter is what counts. */
@@ -84,12 +84,12 @@ void sandbox_folders(const struct hv_config *config, const struct hv_log *log);
 /* no_new_privs and the system call filter, for all threads there are and will be. For good. */
 int sandbox_lock(struct hv_error *err);
 
-/* --- report.c: tables at the end ------------------------------------------ */
+/* --- report.c: tables at the end --- */
 
 /* Exits by reason, on stderr. The machine has ended. */
 void report_stats(struct hv_machine *m);
 
-/* --- doctor.c: what this host can do -------------------------------------- */
+/* --- doctor.c: what this host can do --- */
 
 /* Prints it to stdout and returns the tool's exit status: 0 when VMs can run here. */
 int doctor(bool json);

@@ -50,7 +50,7 @@ static int fail(const struct hv_error *err)
 	return err->status ? (int)err->status : HV_EXIT_FAILED;
 }
 
-/* --- setting up ----------------------------------------------------------- */
+/* --- setting up --- */
 
 /* A closed standard descriptor would be given to the next file that is opened, and a guest's output to that
  * file. */
@@ -124,7 +124,8 @@ static int start(struct run *r, struct hv_error *err)
 		terminal_raw(&r->terminal);
 	}
 	rc = hv_machine_start(r->machine, c->paused, err);
-	/* Who brings input and who answers on the socket, which listens already, can be made while the guest runs. */
+	/* Who brings input and who answers on the socket, which listens already, can be made while the guest
+	 * runs. */
 	if (!rc)
 		rc = hv_chardev_start(r->chardev, err);
 	if (!rc)
@@ -132,7 +133,7 @@ static int start(struct run *r, struct hv_error *err)
 	return rc;
 }
 
-/* --- running -------------------------------------------------------------- */
+/* --- running --- */
 
 static uint64_t now_ns(void)
 {
@@ -166,9 +167,9 @@ static void serve(struct run *r)
 {
 	uint64_t limit = r->options.config.timeout_ns, started = now_ns();
 	struct pollfd fds[] = {
-	    {.fd = hv_machine_end_fd(r->machine), .events = POLLIN},
-	    {.fd = r->signals, .events = POLLIN},
-	    {.fd = r->terminal.line_fd, .events = POLLIN},
+		{.fd = hv_machine_end_fd(r->machine), .events = POLLIN},
+		{.fd = r->signals, .events = POLLIN},
+		{.fd = r->terminal.line_fd, .events = POLLIN},
 	};
 
 	for (;;) {
@@ -190,7 +191,7 @@ static void serve(struct run *r)
 	}
 }
 
-/* --- the end -------------------------------------------------------------- */
+/* --- the end --- */
 
 static int save_trace(struct run *r)
 {

@@ -13,11 +13,11 @@
 
 /* The tool's own, after the VM's. */
 static const struct hv_config_option own[] = {
-    {"config", "FILE", "take options from a file, one a line: \"mem 128M\""},
-    {"doctor", NULL, "tell what this host can do, and what to do about the rest"},
-    {"json", NULL, "with --doctor: for programs"},
-    {"help", NULL, "show this"},
-    {"version", NULL, "show the version"},
+	{"config", "FILE", "take options from a file, one a line: \"mem 128M\""},
+	{"doctor", NULL, "tell what this host can do, and what to do about the rest"},
+	{"json", NULL, "with --doctor: for programs"},
+	{"help", NULL, "show this"},
+	{"version", NULL, "show the version"},
 };
 
 static size_t machine_options(void)

@@ -20,7 +20,7 @@
 #include "filter/filter.h"
 #include "hvrun.h"
 
-/* --- Landlock ------------------------------------------------------------- */
+/* --- Landlock --- */
 
 /* What is forbidden but in the folders below. Opening needs no rule here: the filter forbids it altogether.
  */
@@ -74,7 +74,7 @@ void sandbox_folders(const struct hv_config *config, const struct hv_log *log)
 	close(ruleset);
 }
 
-/* --- the filter ----------------------------------------------------------- */
+/* --- the filter --- */
 
 int sandbox_lock(struct hv_error *err)
 {

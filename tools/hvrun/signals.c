@@ -50,7 +50,7 @@ void signals_stop_here(void)
 	sigprocmask(SIG_BLOCK, &set, NULL);
 }
 
-/* --- the end that nobody expects ------------------------------------------ */
+/* --- the end that nobody expects --- */
 
 /* Of the process; a handler can reach nothing else. */
 static struct hv_registration *name;
@@ -71,10 +71,10 @@ void signals_watch(struct hv_registration *taken, struct hv_file *unfinished)
 	 * sanitizers keep their own handlers for crashes. */
 	static const int fatal[] = {
 #ifndef HV_FILTER_SANITIZED
-	    SIGSEGV, SIGBUS,  SIGILL,  SIGFPE,  SIGABRT,
+		SIGSEGV, SIGBUS,  SIGILL,  SIGFPE,  SIGABRT,
 #endif
-	    SIGTRAP, SIGSYS,  SIGUSR1, SIGUSR2, SIGALRM,   SIGVTALRM,
-	    SIGPROF, SIGXCPU, SIGXFSZ, SIGIO,   SIGSTKFLT, SIGPWR,
+		SIGTRAP, SIGSYS,  SIGUSR1, SIGUSR2, SIGALRM,   SIGVTALRM,
+		SIGPROF, SIGXCPU, SIGXFSZ, SIGIO,   SIGSTKFLT, SIGPWR,
 	};
 	struct sigaction action = {.sa_handler = die_tidily, .sa_flags = (int)SA_RESETHAND}, was;
 

@@ -25,7 +25,7 @@ static const char help[] = "\n"
 			   "Ctrl-A Ctrl-A  Ctrl-A for the guest\n";
 static const char prompt[] = "(hvkit) ";
 
-/* --- raw mode ------------------------------------------------------------- */
+/* --- raw mode --- */
 
 /* Of the process, as the terminal is; a signal handler can reach nothing else. */
 static struct termios saved;
@@ -55,7 +55,7 @@ void terminal_raw(const struct terminal *t)
 	raw = saved;
 	cfmakeraw(&raw);
 	raw.c_oflag |=
-	    OPOST | ONLCR; /* our own messages end their lines with \n only; a guest's \r\n stays right */
+		OPOST | ONLCR; /* our own messages end their lines with \n only; a guest's \r\n stays right */
 	is_raw = 1;
 	tcsetattr(STDIN_FILENO, TCSANOW, &raw);
 }
@@ -79,7 +79,7 @@ void terminal_free(struct terminal *t)
 	pthread_mutex_destroy(&t->lock);
 }
 
-/* --- the console, on the serial line's thread ----------------------------- */
+/* --- the console, on the serial line's thread --- */
 
 static void say(const char *text)
 {
@@ -214,7 +214,7 @@ static void console_key(struct terminal *t, uint8_t key)
 	}
 }
 
-/* --- escape keys ---------------------------------------------------------- */
+/* --- escape keys --- */
 
 /* The key after Ctrl-A. True when it is for the guest, as Ctrl-A itself. */
 static bool command_key(struct terminal *t, uint8_t key)
@@ -264,7 +264,7 @@ size_t terminal_filter(void *terminal, const uint8_t *in, size_t count, uint8_t 
 	return n;
 }
 
-/* --- the console's answers, on the main thread ---------------------------- */
+/* --- the console's answers, on the main thread --- */
 
 void terminal_answer(struct terminal *t)
 {

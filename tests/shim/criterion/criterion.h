@@ -33,12 +33,12 @@ struct shim_test {
 
 void shim_add(struct shim_test *test);
 void shim_check(bool ok, bool fatal, const char *file, int line, const char *what, const char *fmt, ...)
-    __attribute__((format(printf, 6, 7)));
+	__attribute__((format(printf, 6, 7)));
 void shim_skip(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
 
 #define SHIM_ADD(id, s, n, b, ...)                                                                           \
 	static struct shim_test shim_test_##id = {                                                           \
-	    .suite = s, .name = n, .body = b, .options = {__VA_ARGS__}};                                     \
+		.suite = s, .name = n, .body = b, .options = {__VA_ARGS__}};                                 \
 	__attribute__((constructor)) static void shim_add_##id(void)                                         \
 	{                                                                                                    \
 		shim_add(&shim_test_##id);                                                                   \
