@@ -380,6 +380,7 @@ static int write_hidden(struct hv_gdb_target *t, uint64_t gpa, const uint8_t *in
 	return rc;
 }
 
+/* Reads into out, or writes from in when there is one. */
 static int64_t copy(struct hv_gdb_target *t, unsigned cpu, uint64_t gva, uint8_t *out, const uint8_t *in,
 		    size_t length)
 {
@@ -389,6 +390,8 @@ static int64_t copy(struct hv_gdb_target *t, unsigned cpu, uint64_t gva, uint8_t
 
 	if (rc < 0)
 		return rc;
+	if (!in && !out)
+		return -EINVAL;
 	while (done < length) {
 		struct hv_walk walk;
 		uint64_t n = HV_PAGE_SIZE - (gva & (HV_PAGE_SIZE - 1));

@@ -273,7 +273,7 @@ static int find_path(const char *name_or_path, char *path, size_t size, struct h
 
 static int greet(struct hv_qmp_client *c, struct hv_error *err)
 {
-	json_t *greeting, *result, *error;
+	json_t *greeting = NULL, *result, *error;
 	int rc = next_object(c, deadline(c->timeout_ms), &greeting, err);
 
 	if (rc)

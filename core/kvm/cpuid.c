@@ -601,10 +601,10 @@ static int start_table(const struct hv_kvm *kvm, const struct kvm_cpuid2 *suppor
 	size_t used;
 	int rc = supported ? 0 : hv_cpuid_supported(kvm, &asked, err);
 
-	if (rc < 0)
-		return rc;
 	if (!supported)
 		supported = asked;
+	if (rc < 0 || !supported)
+		return rc < 0 ? rc : -ENODATA;
 	used = sizeof(*t->c) + supported->nent * sizeof(t->c->entries[0]);
 	t->room = supported->nent + EXTRA_LEAVES;
 	t->c = calloc(1, used + EXTRA_LEAVES * sizeof(t->c->entries[0]));

@@ -130,16 +130,19 @@ static int copy_recorder(struct hv_vcpu *vcpu, void *out, struct hv_error *err)
 	copy->capacity = r->capacity;
 	copy->total = r->total;
 	copy->first = r->first;
+	copy->since = r->since;
 	return 0;
 }
 
 int hv_machine_trace_save(struct hv_machine *m, int fd, struct hv_error *err)
 {
 	struct hv_recorder *copies = calloc(m->cpu_count, sizeof(*copies));
-	const struct hv_recorder **list = calloc(m->cpu_count, sizeof(*list));
-	int rc = copies && list ? 0 : hv_fail(err, ENOMEM, "no memory for a copy of the trace");
+	const struct hv_recorder *list[HV_CPUS_MAX];
 	unsigned n = 0;
+	int rc = 0;
 
+	if (!copies)
+		return hv_fail(err, ENOMEM, "no memory for a copy of the trace");
 	while (!rc && n < m->cpu_count) {
 		bool gone = m->started && m->ending;
 
@@ -157,6 +160,5 @@ int hv_machine_trace_save(struct hv_machine *m, int fd, struct hv_error *err)
 	for (unsigned i = 0; i < n; i++)
 		hv_recorder_free(&copies[i]);
 	free(copies);
-	free(list);
 	return rc;
 }

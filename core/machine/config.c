@@ -192,7 +192,7 @@ static int set_serial(struct hv_config *c, const char *key, const char *value, c
 		char *path = NULL;
 
 		rc = keep_path(&path, key, serial.path, folder, err);
-		if (rc)
+		if (rc || !path)
 			return rc;
 		if (strlen(path) >= sizeof(serial.path))
 			rc = hv_fail_usage(err, "%s: the path is longer than %zu characters", key,

@@ -184,9 +184,8 @@ int hv_machine_wait(struct hv_machine *m, int timeout_ms, struct hv_end *end)
 	return 0;
 }
 
-int hv_machine_end_status(const struct hv_machine *machine)
+int hv_machine_end_status(struct hv_machine *m)
 {
-	struct hv_machine *m = (struct hv_machine *)(uintptr_t)machine;
 	int status;
 
 	pthread_mutex_lock(&m->lock);
@@ -200,9 +199,8 @@ int hv_machine_end_fd(const struct hv_machine *m)
 	return m->end_fd;
 }
 
-enum hv_state hv_machine_state(const struct hv_machine *machine)
+enum hv_state hv_machine_state(struct hv_machine *m)
 {
-	struct hv_machine *m = (struct hv_machine *)(uintptr_t)machine;
 	enum hv_state state;
 
 	pthread_mutex_lock(&m->lock);

@@ -88,7 +88,7 @@ void hv_machine_end(struct hv_machine *m, enum hv_end_reason reason);
  */
 int hv_machine_wait(struct hv_machine *m, int timeout_ms, struct hv_end *end);
 /* The exit status that the ended machine gives the tool (0 to 255), or -EBUSY while it lives. */
-int hv_machine_end_status(const struct hv_machine *m);
+int hv_machine_end_status(struct hv_machine *m);
 /* A descriptor that becomes readable when the machine has ended; borrowed. */
 int hv_machine_end_fd(const struct hv_machine *m);
 
@@ -96,7 +96,7 @@ int hv_machine_end_fd(const struct hv_machine *m);
  * before, so that no input comes any more. */
 void hv_machine_destroy(struct hv_machine *m);
 
-enum hv_state hv_machine_state(const struct hv_machine *m);
+enum hv_state hv_machine_state(struct hv_machine *m);
 const char *hv_state_name(enum hv_state state, enum hv_end_reason reason); /* QMP's word */
 const struct hv_config *hv_machine_config(const struct hv_machine *m);
 struct hv_memory *hv_machine_memory(struct hv_machine *m);

@@ -186,8 +186,11 @@ int hv_trace_write(int fd, const char *name, const struct hv_recorder *const *re
 	struct out *o = malloc(sizeof(*o));
 	int rc = 0;
 
-	if (!copies || !o)
-		rc = hv_fail(err, ENOMEM, "no memory to write the trace");
+	if (!copies || !o) {
+		free(copies);
+		free(o);
+		return hv_fail(err, ENOMEM, "no memory to write the trace");
+	}
 	for (unsigned i = 0; i < count && !rc; i++)
 		rc = copy_records(&copies[i], recorders[i], err);
 	if (!rc) {
@@ -198,7 +201,7 @@ int hv_trace_write(int fd, const char *name, const struct hv_recorder *const *re
 		if (o->failed)
 			rc = hv_fail(err, -o->failed, "cannot write the trace: %s", strerror(-o->failed));
 	}
-	for (unsigned i = 0; copies && i < count; i++)
+	for (unsigned i = 0; i < count; i++)
 		free(copies[i].records);
 	free(copies);
 	free(o);

@@ -78,6 +78,7 @@ with vm("interactive") as process:
     t.expect("interactive> ")
     t.type("status\r")
     t.expect("interactive: running")
+    t.expect("interactive> ")  # an end of input while no line is being read would be swallowed with the terminal's mode
     t.leave()
     assert "info devices" in (STATE / "hvkit/hvctl_history").read_text()
     assert (STATE / "hvkit/hvctl_history").stat().st_mode & 0o077 == 0
