@@ -129,7 +129,9 @@ demo: ## Install what is missing, build, and tell a story on real VMs
 	@BUILD=$(abspath $(BUILD)) docs/demo.sh
 
 # --- installation --------------------------------------------------------------------------------------------------
-HEADERS   := $(patsubst core/%,%,$(sort $(wildcard core/*/*.h core/*/*/*.h)))
+# A room's own headers, which no other room includes, stay at home.
+PRIVATE_H := %/internal.h %_impl.h boot/elf.h boot/layout.h control/gdb_% control/qmp_dispatch.h control/qmp_scan.h
+HEADERS   := $(filter-out $(PRIVATE_H),$(patsubst core/%,%,$(sort $(wildcard core/*/*.h core/*/*/*.h))))
 MAN_PAGES := $(sort $(wildcard docs/man/*.[1-8]))
 
 define libhv_PC
