@@ -141,11 +141,6 @@ int hv_board_create(struct hv_machine *m, struct hv_error *err)
 	int rc;
 
 	rc = hv_board_probe(m, err);
-	if (!rc && m->irqchip == HV_IRQCHIP_NONE && m->cpu_count > 1)
-		rc = hv_fail_usage(err,
-				   "%u CPUs need interrupt controllers to start each other; give --irqchip "
-				   "split or full",
-				   m->cpu_count);
 	if (!rc)
 		rc = hv_vm_create(&m->vm, &m->kvm, err);
 	if (rc)

@@ -126,9 +126,9 @@ int hv_machine_trace(struct hv_machine *m, bool on, struct hv_error *err);
 bool hv_machine_tracing(const struct hv_machine *m);
 int hv_machine_trace_save(struct hv_machine *m, int fd, struct hv_error *err);
 
-/* From outside into the guest: an NMI to one vCPU; a pulse on an interrupt line (through the irqchip; without
- * one, as an external interrupt with vector 0x20 + line, as a PC's firmware programs the PIC... see
- * docs/architecture.md). */
+/* From outside into the guest: an NMI to one vCPU; a pulse on an interrupt line. Without an irqchip the line
+ * becomes an external interrupt with vector 0x20 + line, taken as soon as the guest has interrupts enabled.
+ */
 int hv_machine_nmi(struct hv_machine *m, unsigned cpu, struct hv_error *err);
 int hv_machine_irq(struct hv_machine *m, unsigned line, struct hv_error *err);
 

@@ -9,8 +9,8 @@
  * returns at once.
  *
  * INIT and SIPI are the in-kernel APIC's work: an AP's KVM_RUN just blocks until its BSP starts it.
- * It calls kvm/, exit.c and machine.c. Rules: KVM API 5 (immediate_exit), 4.38 (KVM_GET_MP_STATE), SDM vol.
- * 3A, 9.4.
+ * It calls kvm/, exit.c, stop.c and machine.c. Rules: KVM API 5 (immediate_exit), 4.38 (KVM_GET_MP_STATE),
+ * SDM vol. 3A, 9.4.
  */
 #include <signal.h>
 #include <stdio.h>
