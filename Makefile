@@ -38,13 +38,15 @@ ALL_CFLAGS  := -std=gnu17 -pthread -fPIC -fno-semantic-interposition -fvisibilit
 ALL_LDFLAGS := -pthread $(SANF) -Wl,-z,relro,-z,now -Wl,--as-needed $(LDFLAGS)
 
 # What the rooms of core stand on, by its pkg-config name.
-PKGS := libelf capstone jansson
-PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+PKGS      := libelf capstone jansson
+DISK_PKGS := libdeflate libzstd libxxhash nettle libnbd libarchive expat
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) $(DISK_PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
-PKG_OK     := $(shell pkg-config --exists $(PKGS) 2>/dev/null && echo yes)
+DISK_LIBS  := $(shell pkg-config --libs $(DISK_PKGS) 2>/dev/null)
+PKG_OK     := $(shell pkg-config --exists $(PKGS) $(DISK_PKGS) 2>/dev/null && echo yes)
 
 # Stamps that change only when what they hold does: flags rebuild objects, sources relink (a file may have gone).
-$(BUILD)/flags: export STAMP = $(CC) $(ALL_CFLAGS) $(PKG_CFLAGS) $(ALL_LDFLAGS) $(PKG_LIBS)
+$(BUILD)/flags: export STAMP = $(CC) $(ALL_CFLAGS) $(PKG_CFLAGS) $(ALL_LDFLAGS) $(PKG_LIBS) $(DISK_LIBS)
 $(BUILD)/sources: export STAMP = $(sort $(wildcard core/*/*.c core/*/*/*.c tools/*/*.c tests/*/*.c))
 $(BUILD)/flags $(BUILD)/sources: FORCE
 	@mkdir -p $(@D)
@@ -55,7 +57,7 @@ FORCE: ;
 $(if $(PKG_OK),,$(BUILD)/flags: need-packages)
 .PHONY: need-packages
 need-packages:
-	@echo "hvkit needs the development packages of $(PKGS): 'make deps' installs them, 'tests/deps --check build' lists them" >&2
+	@echo "hvkit needs the development packages of $(PKGS) $(DISK_PKGS): 'make deps' installs them, 'tests/deps --check build' lists them" >&2
 	@false
 
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
@@ -82,6 +84,7 @@ $(LIBS): $(BUILD)/sources
 
 # Shared: the file carries the full version, two links the soname and the name that -l looks for.
 $(BUILD)/libhvdisk.so: $(call obj,$(DISK_SRC))
+$(BUILD)/libhvdisk.so: private SO_LIBS = $(DISK_LIBS)
 $(BUILD)/libhv.so: $(call obj,$(HV_SRC)) $(BUILD)/libhvdisk.so
 $(BUILD)/libhv.so: private SO_LIBS = -L$(BUILD) -lhvdisk $(PKG_LIBS)
 $(SHARED): $(BUILD)/sources
@@ -96,6 +99,7 @@ TOOLS     := $(notdir $(patsubst %/,%,$(sort $(dir $(wildcard tools/*/*.c)))))
 TOOL_BINS := $(addprefix $(BUILD)/bin/,$(TOOLS))
 hvctl_LIBS := -lreadline
 hvrun_LIBS := -lseccomp
+hvmigrate_LIBS := $(DISK_LIBS)
 -include $(wildcard tools/*/rules.mk)
 
 define tool_rules
@@ -130,7 +134,8 @@ demo: ## Install what is missing, build, and tell a story on real VMs
 
 # --- installation --------------------------------------------------------------------------------------------------
 # A room's own headers, which no other room includes, stay at home.
-PRIVATE_H := %/internal.h %_impl.h boot/elf.h boot/layout.h control/gdb_% control/qmp_dispatch.h control/qmp_scan.h
+PRIVATE_H := %/internal.h %_impl.h boot/elf.h boot/layout.h control/gdb_% control/qmp_dispatch.h control/qmp_scan.h \
+             $(addprefix disk/,format.h file.h table.h claims.h output.h)
 HEADERS   := $(filter-out $(PRIVATE_H),$(patsubst core/%,%,$(sort $(wildcard core/*/*.h core/*/*/*.h))))
 MAN_PAGES := $(sort $(wildcard docs/man/*.[1-8]))
 
@@ -150,6 +155,8 @@ Description: hvkit's base: errors, exact I/O, the state codec, disk images
 Version: $(VERSION)
 Cflags: -I$(INCDIR)
 Libs: -L$(LIBDIR) -lhvdisk
+Libs.private: -pthread
+Requires.private: $(DISK_PKGS)
 endef
 $(BUILD)/libhv.pc: export TEXT = $(libhv_PC)
 $(BUILD)/libhvdisk.pc: export TEXT = $(libhvdisk_PC)

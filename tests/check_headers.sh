@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$SRC"
 
 bad=0
-cflags=$(pkg-config --cflags libelf capstone jansson 2>/dev/null || true)
+cflags=$(pkg-config --cflags libelf capstone jansson libdeflate libzstd libxxhash nettle libnbd libarchive expat 2>/dev/null || true)
 while read -r header; do
 	# shellcheck disable=SC2086
 	if ! printf '#include "%s"\n#include "%s"\n' "${header#core/}" "${header#core/}" |

@@ -12,7 +12,7 @@ define unit_rules
 $(BUILD)/tests/unit-$(1): $(call obj,$(sort $(wildcard tests/$(1)/*.c))) $(LIBS) $(BUILD)/sources $(filter %.o,$(CRITERION))
 	@mkdir -p $$(@D)
 	$$(call say,LD    $$@)
-	$$(Q)$$(CC) $$(ALL_LDFLAGS) -o $$@ $$(filter %.o,$$^) $(LIBS) $$(PKG_LIBS) $(filter -l%,$(CRITERION)) $$(unit-$(1)_LIBS)
+	$$(Q)$$(CC) $$(ALL_LDFLAGS) -o $$@ $$(filter %.o,$$^) $(LIBS) $$(PKG_LIBS) $$(DISK_LIBS) $(filter -l%,$(CRITERION)) $$(unit-$(1)_LIBS)
 endef
 $(foreach r,$(UNIT_ROOMS),$(eval $(call unit_rules,$(r))))
 
@@ -25,11 +25,11 @@ FUZZ_FLAGS   := -fsanitize=fuzzer-no-link,address,undefined -fno-omit-frame-poin
 $(BUILD)/tests/replay-%: $(BUILD)/obj/tests/fuzz/%.o $(BUILD)/obj/tests/fuzz/driver/replay.o $(LIBS)
 	@mkdir -p $(@D)
 	$(call say,LD    $@)
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) $(LIBS) $(PKG_LIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) $(LIBS) $(PKG_LIBS) $(DISK_LIBS)
 $(BUILD)/tests/fuzz-%: $(BUILD)/obj/tests/fuzz/%.o $(LIBS)
 	@mkdir -p $(@D)
 	$(call say,LD    $@)
-	$(Q)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(LIBS) $(PKG_LIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(LIBS) $(PKG_LIBS) $(DISK_LIBS)
 .SECONDARY: $(foreach f,$(FUZZ_NAMES),$(BUILD)/obj/tests/fuzz/$(f).o) $(BUILD)/obj/tests/fuzz/driver/replay.o
 FUZZ_BINS   := $(addprefix $(BUILD)/tests/fuzz-,$(FUZZ_NAMES))
 REPLAY_BINS := $(addprefix $(BUILD)/tests/replay-,$(FUZZ_NAMES))

@@ -1,0 +1,43 @@
+/*
+ * Inside core/disk: one open file of an image, or a window of one (a member of an archive). All offsets are
+ * relative to the window's start and checked against its size; reads past the end are damage, named as such.
+ * Any thread.
+ */
+#ifndef HV_DISK_FILE_H
+#define HV_DISK_FILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+struct hv_disk_file {
+	int fd;
+	char *path;    /* for sentences */
+	uint64_t base; /* the window's start in the file */
+	uint64_t size; /* the window's; of a file being written: what it has grown to (atomic) */
+	uint64_t device, inode;
+	bool block_device, writable;
+};
+
+/* All of length bytes at offset; a file that ends before is -EBADMSG, and the sentence says which `what` is
+ * cut. */
+int hv_disk_file_read(const struct hv_disk_file *f, const char *what, void *buf, size_t length,
+		      uint64_t offset, struct hv_error *err);
+/* As many of length bytes as there are; the number, or -errno. */
+int64_t hv_disk_file_read_some(const struct hv_disk_file *f, void *buf, size_t length, uint64_t offset,
+			       struct hv_error *err);
+/* Writes and grows size when it ends behind it. */
+int hv_disk_file_write(struct hv_disk_file *f, const void *buf, size_t length, uint64_t offset,
+		       struct hv_error *err);
+/* Cuts or lengthens the file (a hole). */
+int hv_disk_file_resize(struct hv_disk_file *f, uint64_t size, struct hv_error *err);
+/* [offset, offset + length) reads as zeros and takes no room where the file system can. */
+int hv_disk_file_punch(struct hv_disk_file *f, uint64_t offset, uint64_t length, struct hv_error *err);
+int hv_disk_file_sync(struct hv_disk_file *f, struct hv_error *err);
+/* Where data and holes of the file itself are: the end of the run of one kind that starts at offset. */
+int hv_disk_file_seek(const struct hv_disk_file *f, uint64_t offset, bool *data, uint64_t *end,
+		      struct hv_error *err);
+
+#endif
