@@ -88,21 +88,24 @@ enum hv_run_kind {
 
 enum hv_run_stored {
 	HV_STORED_PLAIN,   /* as they are, at `at` in the file */
-	HV_STORED_ENCODED, /* compressed: `offset` and `length` are one whole unit (grain, cluster) */
+	HV_STORED_ENCODED, /* compressed, as a part of one unit (grain, cluster) */
 	HV_STORED_CALL,    /* only the format's own read gives them (network) */
 };
 
 /* A run of a virtual disk whose bytes have one kind and, in the file, stand side by side. */
 struct hv_run {
-	uint64_t offset, length; /* on the virtual disk, bytes */
+	uint64_t offset, length; /* on the virtual disk, bytes: what this run speaks for */
 	enum hv_run_kind kind;
 	enum hv_run_stored stored;
 	struct hv_disk
 		*layer; /* data: the image of the chain that holds it; zero: that says so; hole: NULL */
 	unsigned depth; /* of that layer: 0 is the image that was opened */
 	unsigned file;  /* data: which of the layer's files */
-	uint64_t at;    /* data: offset in that file, bytes */
+	uint64_t at;    /* plain: offset in that file of the byte at `offset`; encoded: of the unit's start */
+	uint64_t unit;  /* encoded: where the unit starts on the virtual disk, at or before offset */
+	uint32_t unit_length;   /* encoded: bytes of the unit when decoded; the run lies inside it */
 	uint32_t stored_length; /* encoded: bytes in the file, an upper bound */
+	bool fresh; /* while writing: the room was never used, what isn't written reads as zeros */
 };
 
 HV_API_BEGIN
@@ -130,9 +133,8 @@ uint64_t hv_disk_size(const struct hv_disk *disk);
 const char *hv_disk_file_path(const struct hv_disk *disk, unsigned file);
 
 /*
- * The run that holds `offset`, which must be below the disk's size: it starts at or before offset when
- * encoded and exactly at offset otherwise, and is as long as one look at the tables shows, at most `length`
- * bytes from offset on (an encoded unit may be longer).
+ * The run that starts at offset, which must be below the disk's size: as long as one look at the tables
+ * shows, at least 1 byte, at most `length` bytes.
  */
 int hv_disk_map(struct hv_disk *disk, uint64_t offset, uint64_t length, struct hv_run *run,
 		struct hv_error *err);

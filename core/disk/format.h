@@ -47,6 +47,8 @@ struct hv_disk {
 	struct hv_disk_options options;
 	struct hv_disk_policy *policy; /* disk.c's: what the chain may lead to; shared by its images */
 	struct hv_output *output;      /* owned: an image being created; NULL otherwise */
+	bool follow;                   /* told, or name and content agree: may lead to other files */
+	uint64_t id;                   /* random: tells this disk from a later one at the same address */
 };
 
 /* A unit's stored bytes to be decoded: what hv_disk_io holds for the thread. */
@@ -59,9 +61,9 @@ struct hv_disk_io {
 	struct libdeflate_compressor *deflate;
 	uint8_t *unit; /* one decoded unit, its place on the disk, for reads of a part of it */
 	size_t unit_size;
-	const struct hv_disk *unit_layer;
-	uint64_t unit_offset;
-	uint8_t *stored; /* bytes as they stand in the file */
+	uint64_t unit_disk,
+		unit_offset; /* whose unit that is: the disk's id and the unit's place; id 0: none */
+	uint8_t *stored;     /* bytes as they stand in the file */
 	size_t stored_size;
 };
 
@@ -110,8 +112,8 @@ struct hv_disk_format {
 	/*
 	 * Finds room for the blocks from offset on that this image doesn't hold as plain data: as many as
 	 * `length` covers and as stand side by side in the file; *run says where (offset rounded down to the
-	 * block's start, length whole blocks, the last may be cut by the disk's end). Nothing that a reader
-	 * sees changes yet.
+	 * block's start, length whole blocks, the last may be cut by the disk's end; fresh, when the room
+	 * lies behind the file's old end). Nothing that a reader sees changes yet.
 	 */
 	int (*place)(struct hv_disk *d, uint64_t offset, uint64_t length, struct hv_run *run,
 		     struct hv_error *err);
@@ -236,7 +238,7 @@ int hv_disk_new(const struct hv_disk_format *format, const char *path, const str
 /* One layer's own answer, without its chain, checked: inside the disk, not empty, data inside its file. */
 int hv_disk_map_layer(struct hv_disk *d, uint64_t offset, uint64_t length, struct hv_run *run,
 		      struct hv_error *err);
-/* Reads and decodes one encoded unit into out (run->length bytes). */
+/* Reads and decodes the unit of an encoded run into out (run->unit_length bytes). */
 int hv_disk_read_unit(struct hv_disk_io *io, const struct hv_run *run, uint8_t *out, struct hv_error *err);
 
 const struct hv_disk_format *
