@@ -515,9 +515,22 @@ const struct hv_disk_format hv_disk_format_vmdk = {
 	.flush = hv_vmdk_flush,
 	.create = hv_vmdk_create,
 	.resume = hv_vmdk_resume,
-	.finish = hv_vmdk_finish,
+	.check = hv_vmdk_check,
+};
+
+/* A stream while it is written: from front to back, in compressed grains, and no other way. */
+const struct hv_disk_format hv_vmdk_format_stream = {
+	.name = "vmdk",
+	.extensions = extensions,
+	.subformats = subformats,
+	.probe = vmdk_probe,
+	.open = vmdk_open,
+	.close = hv_vmdk_free,
+	.map = vmdk_map,
+	.create = hv_vmdk_create,
+	.resume = hv_vmdk_resume,
+	.finish = hv_vmdk_stream_finish,
 	.encode_bound = VMDK_STREAM_BOUND,
 	.encode = hv_vmdk_encode,
 	.append = hv_vmdk_append,
-	.check = hv_vmdk_check,
 };

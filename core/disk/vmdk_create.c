@@ -272,6 +272,7 @@ static int create_stream(struct hv_disk *d, const struct hv_disk_create *c, bool
 
 	if (c->block_size && c->block_size != VMDK_STREAM_GRAIN)
 		return hv_fail_usage(err, "%s: a stream's grains have 64 KiB", d->path);
+	d->format = &hv_vmdk_format_stream;
 	d->block_size = VMDK_STREAM_GRAIN;
 	if (!resume) {
 		rc = write_header(d, &h, err);
@@ -316,11 +317,4 @@ int hv_vmdk_create(struct hv_disk *d, const struct hv_disk_create *c, struct hv_
 int hv_vmdk_resume(struct hv_disk *d, const struct hv_disk_create *c, struct hv_error *err)
 {
 	return begin(d, c, true, err);
-}
-
-int hv_vmdk_finish(struct hv_disk *d, struct hv_error *err)
-{
-	const struct hv_vmdk *v = d->state;
-
-	return v->stream ? hv_vmdk_stream_finish(d, err) : 0;
 }

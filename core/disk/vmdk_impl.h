@@ -215,13 +215,13 @@ int hv_vmdk_zero(struct hv_disk *d, uint64_t offset, uint64_t length, struct hv_
 int hv_vmdk_flush(struct hv_disk *d, struct hv_error *err);
 int hv_vmdk_create(struct hv_disk *d, const struct hv_disk_create *create, struct hv_error *err);
 int hv_vmdk_resume(struct hv_disk *d, const struct hv_disk_create *create, struct hv_error *err);
-int hv_vmdk_finish(struct hv_disk *d, struct hv_error *err);
 int hv_vmdk_encode(struct hv_disk *d, struct hv_disk_io *io, uint64_t offset, const uint8_t *plain,
 		   uint8_t *out, size_t *length, struct hv_error *err);
 int hv_vmdk_append(struct hv_disk *d, uint64_t offset, const void *data, size_t length, struct hv_error *err);
 int hv_vmdk_check(struct hv_disk *d, struct hv_disk_check *check, struct hv_error *err);
 
-/* vmdk_stream.c, for vmdk_create.c */
+/* vmdk_stream.c, for vmdk_create.c, which makes it the format of a stream that is being written */
+extern const struct hv_disk_format hv_vmdk_format_stream;
 #define VMDK_STREAM_GRAIN 65536U
 /* marker, the worst that deflate makes of incompressible bytes, padding */
 #define VMDK_STREAM_BOUND (VMDK_MARK_GRAIN + VMDK_STREAM_GRAIN + 1024 + VMDK_SECTOR)

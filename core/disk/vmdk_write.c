@@ -12,10 +12,6 @@
 
 static int may_write(const struct hv_disk *d, const struct hv_vmdk_extent *e, struct hv_error *err)
 {
-	const struct hv_vmdk *v = d->state;
-
-	if (v->stream)
-		return hv_fail(err, ENOTSUP, "%s: a stream is written from front to back only", d->path);
 	if (e->access != VMDK_RW || e->type == VMDK_ZERO)
 		return hv_fail(err, EROFS,
 			       "%s: the disk's offset %llu lies in an extent that can't be written "
@@ -161,9 +157,7 @@ int hv_vmdk_zero(struct hv_disk *d, uint64_t offset, uint64_t length, struct hv_
 		const struct hv_vmdk_extent *e = hv_vmdk_extent_at(d->state, offset);
 		uint64_t in = offset - e->start, part = length < e->length - in ? length : e->length - in;
 
-		rc = e->type == VMDK_ZERO && e->access == VMDK_RW && !((struct hv_vmdk *)d->state)->stream
-			     ? 0
-			     : may_write(d, e, err);
+		rc = e->type == VMDK_ZERO && e->access == VMDK_RW ? 0 : may_write(d, e, err);
 		if (rc < 0)
 			break;
 		if (e->sparse)
