@@ -21,6 +21,7 @@
  */
 static const struct hv_disk_format *const formats[] = {
 	&hv_disk_format_vhdx,
+	&hv_disk_format_vmdk,
 	&hv_disk_format_vhd,
 	&hv_disk_format_raw,
 };
