@@ -152,6 +152,20 @@ static int check_compressed(struct walk *w, uint64_t at, uint64_t entry, uint64_
 	return rc == -EBADMSG ? 0 : rc;
 }
 
+/* Is what the disk needs of a plain cluster in the file? Not more: the last may end with its last data. */
+static bool is_all_there(const struct walk *w, uint64_t entry, uint64_t bits, uint64_t cluster)
+{
+	uint64_t start = cluster << w->q->cluster_bits, size = w->q->cluster_size;
+
+	if (entry & HV_QCOW2_ZERO || start >= w->d->size)
+		return true;
+	if (w->q->entry_bits == 4)
+		size = (uint32_t)bits ? size / 32 * (32U - (unsigned)__builtin_clz((uint32_t)bits)) : 0;
+	if (size > w->d->size - start)
+		size = w->d->size - start;
+	return hv_inside(entry & HV_QCOW2_OFFSET, size, hv_disk_file_size(w->d->file[0]));
+}
+
 static int check_entry(struct walk *w, uint64_t at, const uint8_t *bytes, uint64_t cluster,
 		       struct hv_error *err)
 {
@@ -172,14 +186,8 @@ static int check_entry(struct walk *w, uint64_t at, const uint8_t *bytes, uint64
 		return check_compressed(w, at, entry, cluster, err);
 	if (!(entry & HV_QCOW2_OFFSET) || !in_file)
 		return 0;
-	if (!(entry & HV_QCOW2_ZERO) && w->tell && cluster < w->check->blocks) {
-		uint64_t end = (cluster + 1) << w->q->cluster_bits, size = w->q->cluster_size;
-
-		if (end > w->d->size)
-			size -= end - w->d->size;
-		if (!hv_inside(entry & HV_QCOW2_OFFSET, size, hv_disk_file_size(w->d->file[0])))
-			found(w, "L2", at, entry, "leads to a cluster that the file's end cuts off");
-	}
+	if (w->tell && !is_all_there(w, entry, bits, cluster))
+		found(w, "L2", at, entry, "leads to a cluster that the file's end cuts off");
 	use(w, entry & HV_QCOW2_OFFSET, w->q->cluster_size, DATA);
 	return check_copied(w, "L2", at, entry, err);
 }
