@@ -21,6 +21,8 @@
  */
 static const struct hv_disk_format *const formats[] = {
 	&hv_disk_format_qcow2,
+	&hv_disk_format_vdi,
+	&hv_disk_format_parallels,
 	&hv_disk_format_raw,
 };
 
