@@ -20,8 +20,11 @@
 /* In the order in which they are tried; those with a mark at the start before VHD's, which stands at the end.
  */
 static const struct hv_disk_format *const formats[] = {
+	&hv_disk_format_qcow2,
 	&hv_disk_format_vhdx,
 	&hv_disk_format_vmdk,
+	&hv_disk_format_vdi,
+	&hv_disk_format_parallels,
 	&hv_disk_format_vhd,
 	&hv_disk_format_raw,
 };
