@@ -11,11 +11,19 @@
 
 struct hv_claims;
 
-/* A file of size bytes, claimed in units of `unit` bytes (a power of two; ranges are widened to whole units
- * only by their data: exact starts of at most 512 bytes keep their exactness). NULL when memory is short. */
+/*
+ * A file of size bytes, kept track of in units of `unit` bytes (a power of two; 0: 512): a bit for each unit
+ * that is claimed whole, a record for each piece of one. Answers are exact to the byte whatever the unit is,
+ * until a quarter of a million pieces stand apart from each other; pieces beyond that are not remembered, so
+ * that memory stays bounded: an overlap of less than a unit may go unseen then, and nothing is ever reported
+ * that isn't one. Large files get a larger unit than was asked for. NULL when memory is short.
+ */
 struct hv_claims *hv_claims_new(uint64_t size, uint32_t unit);
-void hv_claims_free(struct hv_claims *c);
-/* 0; 1 when a part was claimed before (*where is its offset); -ENOMEM. Memory: 1 bit a unit that is touched.
+void hv_claims_free(struct hv_claims *c); /* NULL is fine */
+
+/*
+ * 0; 1 when a part was claimed before (*where is the first such byte's offset in the file, and nothing is
+ * claimed by this call); -ERANGE when it doesn't lie inside the file; -ENOMEM.
  */
 int hv_claim(struct hv_claims *c, uint64_t at, uint64_t length, uint64_t *where);
 

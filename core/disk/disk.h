@@ -195,6 +195,8 @@ enum hv_check_severity {
 	HV_CHECK_ERROR, /* bytes of the disk are lost or can't be trusted */
 };
 
+#define HV_CHECK_TOLD_MAX 1000 /* findings that are told one by one; the rest is only counted */
+
 struct hv_disk_check {
 	/* Called for each finding with one sentence; may be NULL. At most 1000 findings are told one by one.
 	 */

@@ -21,6 +21,15 @@ struct hv_disk_file {
 	bool block_device, writable;
 };
 
+/*
+ * Takes fd over on success. at and length as in struct hv_disk_options. Anything but a regular file or a
+ * block device is refused.
+ */
+int hv_disk_file_new(int fd, const char *path, uint64_t at, uint64_t length, struct hv_disk_file **file,
+		     struct hv_error *err);
+void hv_disk_file_free(struct hv_disk_file *f); /* closes; NULL is fine */
+uint64_t hv_disk_file_size(const struct hv_disk_file *f);
+
 /* All of length bytes at offset; a file that ends before is -EBADMSG, and the sentence says which `what` is
  * cut. */
 int hv_disk_file_read(const struct hv_disk_file *f, const char *what, void *buf, size_t length,

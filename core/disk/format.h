@@ -55,10 +55,11 @@ struct hv_disk {
 struct libdeflate_decompressor;
 struct ZSTD_DCtx_s;
 struct libdeflate_compressor;
+#define HV_DEFLATE_MAX 12
 struct hv_disk_io {
 	struct libdeflate_decompressor *inflate; /* made at first use by hv_disk_io_inflate */
 	struct ZSTD_DCtx_s *zstd;
-	struct libdeflate_compressor *deflate;
+	struct libdeflate_compressor *deflate[HV_DEFLATE_MAX + 1]; /* by level */
 	uint8_t *unit; /* one decoded unit, its place on the disk, for reads of a part of it */
 	size_t unit_size;
 	uint64_t unit_disk,
@@ -100,8 +101,8 @@ struct hv_disk_format {
 
 	/*
 	 * HV_STORED_ENCODED: decodes one unit. stored holds run->stored_length bytes from run->at on (fewer
-	 * when the file ends: stored_length is the actual number); out has room for run->length bytes, all of
-	 * which must be filled. *used tells how many stored bytes the unit really takes. Any thread.
+	 * when the file ends: stored_length is the actual number); out has room for run->unit_length bytes,
+	 * all of which must be filled. *used tells how many stored bytes the unit really takes. Any thread.
 	 */
 	int (*decode)(struct hv_disk *d, struct hv_disk_io *io, const struct hv_run *run,
 		      const uint8_t *stored, size_t stored_length, uint8_t *out, size_t *used,
@@ -211,7 +212,8 @@ int hv_disk_inflate_raw(struct hv_disk_io *io, const void *in, size_t in_length,
 			size_t *used);
 int hv_disk_unzstd(struct hv_disk_io *io, const void *in, size_t in_length, void *out, size_t out_length,
 		   size_t *used);
-/* zlib; the bytes written, or 0 when they don't fit into room or memory is short. */
+/* zlib, level 0 to HV_DEFLATE_MAX; the bytes written, or 0 when they don't fit into room or memory is short.
+ */
 size_t hv_disk_deflate_zlib(struct hv_disk_io *io, int level, const void *in, size_t in_length, void *out,
 			    size_t room);
 

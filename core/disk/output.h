@@ -25,7 +25,7 @@ int hv_output_commit(struct hv_output *o, struct hv_error *err);
 void hv_output_keep(struct hv_output *o, bool keep);
 /* Removes what was not committed or kept. Frees. NULL is fine. */
 void hv_output_free(struct hv_output *o);
-/* Only unlinks, for a signal handler: nothing is freed. */
+/* Only unlinks what is neither committed nor kept, for a signal handler: nothing is freed. */
 void hv_output_unlink(struct hv_output *o);
 
 #endif
