@@ -20,6 +20,7 @@
 enum hvm_progress_style { HVM_PROGRESS_AUTO, HVM_PROGRESS_BAR, HVM_PROGRESS_LINES, HVM_PROGRESS_NONE };
 
 struct hvm_options;
+struct hvm_progress;
 
 /* A command; run returns the tool's exit status, and has said what was wrong. */
 struct hvm_command {
@@ -45,7 +46,7 @@ struct hvm_options {
 	/* info, check */
 	bool chain, replay_log;
 
-	/* convert */
+	/* convert, import */
 	const char *out_format; /* NULL: by the destination's name */
 	const char *out_subformat;
 	uint32_t block_size, sector_size;
@@ -53,7 +54,6 @@ struct hvm_options {
 	bool verify, digest, resume, force, overwrite_device;
 	unsigned threads;
 
-	char *target;      /* owned: what -O said; out_format and out_subformat point into it */
 	const char **args; /* owned array: what the command works on, ends with NULL */
 	unsigned count;
 };
@@ -71,7 +71,8 @@ int hvm_check(const struct hvm_options *o);
 int hvm_compare(const struct hvm_options *o);
 int hvm_convert(const struct hvm_options *o);
 int hvm_formats(const struct hvm_options *o);
-int hvm_import(const struct hvm_options *o); /* args[0]: the appliance, args[1]: the folder */
+/* args[0]: the appliance, args[1]: the folder. Weak as long as it has no file of its own. */
+__attribute__((weak)) int hvm_import(const struct hvm_options *o);
 
 /* --- source.c: what is read ------------------------------------------------------------------------------- */
 
@@ -99,9 +100,12 @@ void hvm_say(const struct hvm_options *o, const char *fmt, ...) HV_PRINTF(2, 3);
 /* The failure on stderr, with --json also as an object on stdout; the exit status. */
 int hvm_fail(const struct hvm_options *o, const struct hv_error *err);
 
-#define HVM_SIZE_MAX 48
+#define HVM_SIZE_MAX 64
 /* "1.5 GiB (1610612736 bytes)" or "512 bytes", in buf. */
 const char *hvm_size(uint64_t bytes, char buf[static HVM_SIZE_MAX]);
+
+/* Which bar is on the screen; NULL: none. progress.c tells. */
+void hvm_screen_bar(struct hvm_progress *p);
 
 /* A string of any bytes; those that are no UTF-8 become U+FFFD. Never NULL but for want of memory. */
 json_t *hvm_json_string(const char *text);
@@ -112,36 +116,35 @@ void hvm_json_event(FILE *to, const char *event, json_t *value);
 
 /* --- progress.c: how far a long run is -------------------------------------------------------------------- */
 
+#define HVM_SAMPLES  32
+#define HVM_LINE_MAX 1024
+
 struct hvm_progress {
 	const struct hvm_options *options;
-	const char *label;   /* "disk.vmdk"; NULL: none */
-	const char *doing;   /* "copied", "compared" */
-	FILE *events;        /* with --json: where events go; NULL: no events */
+	const char *doing; /* "copied", "compared" */
+	FILE *events;      /* where events go; NULL: none */
 	enum hvm_progress_style style;
 	bool utf8, shown;
-	int tty; /* where the bar is drawn, -1: nowhere */
-	uint64_t started_ns, phase_ns, drawn_ns;
-	bool verifying;
-	/* the last few seconds, for rate and time left */
-	struct {
-		uint64_t ns, done, moved;
-	} sample[32];
-	unsigned samples, next;
+	uint64_t began_ns, drawn_ns, told_ns;
+	struct { /* of the last seconds, for rate and time left: a ring */
+		uint64_t ns, done, copied;
+	} sample[HVM_SAMPLES];
+	unsigned samples; /* ever taken */
 	struct hv_convert_progress last;
 };
 
-/* Decides on the style and starts the clock. */
-void hvm_progress_begin(struct hvm_progress *p, const struct hvm_options *o, const char *label,
-			const char *doing, FILE *events);
+/* Decides on the style and starts the clock. events: with --json, where they go; may be NULL. */
+void hvm_progress_begin(struct hvm_progress *p, const struct hvm_options *o, const char *doing, FILE *events);
 /* For struct hv_convert and hv_compare: ctx is the struct hvm_progress. Not 0 once a signal asked to stop. */
 int hvm_progress_step(void *ctx, const struct hv_convert_progress *step);
 /* Takes the bar away, so that a line can be written; the next step draws it anew. */
 void hvm_progress_clear(struct hvm_progress *p);
 void hvm_progress_end(struct hvm_progress *p);
-uint64_t hvm_progress_elapsed_ns(const struct hvm_progress *p);
-/* The bar as a line of at most `width` columns (without a line's end), for the time since p's start. */
-size_t hvm_progress_line(const struct hvm_progress *p, uint64_t now_ns, unsigned width, char *buf,
-			 size_t size);
+double hvm_progress_seconds(const struct hvm_progress *p); /* since begin */
+/* Remembers a step for rates; what step does before it shows anything. */
+void hvm_progress_note(struct hvm_progress *p, const struct hv_convert_progress *step, uint64_t now_ns);
+/* The bar as text of at most `width` columns, into buf of HVM_LINE_MAX bytes. */
+void hvm_progress_bar(const struct hvm_progress *p, unsigned width, char *buf);
 
 /* --- signals.c: being asked to stop ----------------------------------------------------------------------- */
 
