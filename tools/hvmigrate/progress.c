@@ -95,11 +95,15 @@ static void left_words(const struct hvm_progress *p, char buf[32])
 	snprintf(buf, 32, "%s left", t);
 }
 
+/* 100 only when nothing is left. */
 static unsigned percent(const struct hvm_progress *p)
 {
+	unsigned share;
+
 	if (p->last.done >= p->last.size)
 		return 100;
-	return (unsigned)((double)p->last.done * 100.0 / (double)p->last.size);
+	share = (unsigned)((double)p->last.done * 100.0 / (double)p->last.size);
+	return share < 99 ? share : 99;
 }
 
 /* What stands beside the bar; detail 3 is all, 0 nothing. */
