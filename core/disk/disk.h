@@ -50,6 +50,8 @@ struct hv_disk_options {
 	const char *const *external;
 	unsigned externals;
 
+	uint32_t timeout_ms; /* network: the longest wait for one answer; 0: a minute */
+
 	/* The image is a part of the file (a member of an archive): its first byte and its length; 0: to the
 	 * end. */
 	uint64_t at, length;

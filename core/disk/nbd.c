@@ -25,9 +25,8 @@
 #define STATUS_PIECE (1U << 30)
 #define EXTENTS_MAX  4096  /* of one answer; more are asked for again */
 #define MIN_MAX      65536 /* a server's smallest request, by the protocol */
-#define WAIT_MS      60000 /* for one answer */
-#define CONNECT_MS   30000
-#define BYE_MS       1000
+#define WAIT_MS      60000 /* for one answer, where the caller says nothing */
+#define BYE_MS       1000  /* for parting */
 
 struct extent {
 	uint64_t offset, length;
@@ -39,6 +38,7 @@ struct nbd {
 	uint64_t size;
 	uint32_t least, most; /* bytes of a request: a multiple of least, at most `most` */
 	bool writable, can_zero, can_flush, tells;
+	int wait_ms; /* for one answer */
 
 	pthread_mutex_t lock; /* of what follows */
 	pthread_cond_t back;  /* a connection was given back */
@@ -64,26 +64,24 @@ static int64_t now_ms(void)
 	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-/* libnbd's own words, without the name of its function. */
+/* libnbd's own words, without the name of its function; what a server says to a command is an errno alone. */
 static int fail_nbd(const struct nbd *n, const char *what, struct hv_error *err)
 {
+	static const char refused[] = "command failed: ";
 	int number = nbd_get_errno();
-	const char *text = nbd_get_error(), *colon = text ? strstr(text, ": ") : NULL;
+	const char *text = nbd_get_error(), *cut;
 
-	return hv_fail(err, number ? number : EIO, "%s: %s: %s", n->uri, what,
-		       colon  ? colon + 2
-		       : text ? text
-			      : "the connection is lost");
-}
-
-static int fail_late(const struct nbd *n, const char *what, int ms, struct hv_error *err)
-{
-	return hv_fail(err, ETIMEDOUT, "%s: %s: the server has not answered for %d seconds", n->uri, what,
-		       ms / 1000);
+	if (!text)
+		text = "the connection is lost";
+	else if ((cut = strstr(text, refused)))
+		text = cut + strlen(refused);
+	else if ((cut = strstr(text, ": ")))
+		text = cut + 2;
+	return hv_fail(err, number ? number : EIO, "%s: %s: %s", n->uri, what, text);
 }
 
 /* Lets the handle work until the deadline. */
-static int poll_once(const struct nbd *n, struct nbd_handle *h, int64_t deadline, int limit, const char *what,
+static int poll_once(const struct nbd *n, struct nbd_handle *h, int64_t deadline, const char *what,
 		     struct hv_error *err)
 {
 	int64_t left = deadline - now_ms();
@@ -91,13 +89,16 @@ static int poll_once(const struct nbd *n, struct nbd_handle *h, int64_t deadline
 
 	if (rc < 0)
 		return fail_nbd(n, what, err);
-	return rc == 0 && now_ms() >= deadline ? fail_late(n, what, limit, err) : 0;
+	if (rc > 0 || now_ms() < deadline)
+		return 0;
+	return hv_fail(err, ETIMEDOUT, "%s: %s: the server has not answered for %g seconds", n->uri, what,
+		       n->wait_ms / 1000.0);
 }
 
 static int wait_for(const struct nbd *n, struct nbd_handle *h, int64_t cookie, const char *what,
 		    struct hv_error *err)
 {
-	int64_t deadline = now_ms() + WAIT_MS;
+	int64_t deadline = now_ms() + n->wait_ms;
 
 	for (;;) {
 		int done = nbd_aio_command_completed(h, (uint64_t)cookie), rc;
@@ -106,7 +107,7 @@ static int wait_for(const struct nbd *n, struct nbd_handle *h, int64_t cookie, c
 			return 0;
 		if (done < 0)
 			return fail_nbd(n, what, err);
-		rc = poll_once(n, h, deadline, WAIT_MS, what, err);
+		rc = poll_once(n, h, deadline, what, err);
 		if (rc < 0)
 			return rc;
 	}
@@ -117,7 +118,7 @@ static int wait_for(const struct nbd *n, struct nbd_handle *h, int64_t cookie, c
 static int negotiate(const struct nbd *n, struct nbd_handle *h, struct hv_error *err)
 {
 	static const char what[] = "cannot connect";
-	int64_t deadline = now_ms() + CONNECT_MS;
+	int64_t deadline = now_ms() + n->wait_ms;
 	int rc = 0;
 
 	if (nbd_add_meta_context(h, status_context) < 0 || nbd_set_uri_allow_local_file(h, true) < 0 ||
@@ -126,7 +127,7 @@ static int negotiate(const struct nbd *n, struct nbd_handle *h, struct hv_error 
 	while (rc == 0 && !nbd_aio_is_ready(h)) {
 		if (nbd_aio_is_dead(h) || nbd_aio_is_closed(h))
 			return fail_nbd(n, what, err);
-		rc = poll_once(n, h, deadline, CONNECT_MS, what, err);
+		rc = poll_once(n, h, deadline, what, err);
 	}
 	return rc;
 }
@@ -602,13 +603,14 @@ static const struct hv_disk_format nbd_format = {
 
 /* --- opening ---------------------------------------------------------------------------------------------- */
 
-static struct nbd *new_nbd(const char *uri)
+static struct nbd *new_nbd(const char *uri, uint32_t wait_ms)
 {
 	struct nbd *n = calloc(1, sizeof(*n));
 
 	if (!n)
 		return NULL;
 	n->uri = strdup(uri);
+	n->wait_ms = wait_ms && wait_ms < INT32_MAX ? (int)wait_ms : WAIT_MS;
 	n->extent = calloc(EXTENTS_MAX, sizeof(*n->extent));
 	pthread_mutex_init(&n->lock, NULL);
 	pthread_cond_init(&n->back, NULL);
@@ -705,7 +707,7 @@ int hv_disk_open_nbd(const char *uri, const struct hv_disk_options *options, str
 
 	if (rc < 0)
 		return rc;
-	d->state = new_nbd(uri);
+	d->state = new_nbd(uri, d->options.timeout_ms);
 	rc = d->state ? open_export(d, d->state, err) : hv_fail(err, ENOMEM, "%s: out of memory", uri);
 	if (rc < 0) {
 		hv_disk_close(d);

@@ -104,7 +104,8 @@ static bool flat_is_in_the_way(struct conversion *c, struct hv_error *err)
 /* A destination that is there already is opened as a raw disk of its own size, which must suffice. */
 static int open_target(struct conversion *c, struct hv_error *err)
 {
-	struct hv_disk_options options = {.format = "raw", .writable = true};
+	struct hv_disk_options options = {
+		.format = "raw", .writable = true, .timeout_ms = c->options->timeout_ms};
 	uint64_t size = hv_disk_size(c->source), room;
 	char have[HVM_SIZE_MAX], need[HVM_SIZE_MAX];
 	int rc = hvm_open(c->to, &options, &c->target, err);

@@ -42,6 +42,7 @@ struct hvm_options {
 	bool salvage, raw_devices;
 	const char **external; /* owned array of argv's strings */
 	unsigned externals;
+	uint32_t timeout_ms; /* for an NBD server's answer; 0: the library's own */
 
 	/* info, check */
 	bool chain, replay_log;

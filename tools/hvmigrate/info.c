@@ -181,8 +181,10 @@ static json_t *json_of(const struct hv_disk *disk)
 	hv_disk_info(disk, &info);
 	j = json_pack("{s:o,s:s,s:s,s:I}", "path", hvm_json_string(info.path), "format", info.format,
 		      "subformat", info.subformat, "virtual-size", (json_int_t)info.size);
-	json_object_set_new(j, "file-size", hvm_json_size(info.file_size));
-	json_object_set_new(j, "allocated-size", hvm_json_size(info.allocated));
+	if (info.files) {
+		json_object_set_new(j, "file-size", hvm_json_size(info.file_size));
+		json_object_set_new(j, "allocated-size", hvm_json_size(info.allocated));
+	}
 	json_object_set_new(j, "sector-size", hvm_json_size(info.sector_size));
 	if (info.physical_sector_size)
 		json_object_set_new(j, "physical-sector-size", hvm_json_size(info.physical_sector_size));

@@ -58,6 +58,7 @@ enum option_id {
 	O_SALVAGE,
 	O_EXTERNAL,
 	O_RAW_DEVICES,
+	O_TIMEOUT,
 	O_PROGRESS,
 	O_QUIET,
 	O_JSON,
@@ -94,6 +95,8 @@ static const struct option_row rows[] = {
 	{O_EXTERNAL, 0, "allow-external", "PATH",
 	 "let the image lead to this file, wherever it lies; repeatable", READS},
 	{O_RAW_DEVICES, 0, "raw-devices", NULL, "follow a VMDK that describes a whole device", READS},
+	{O_TIMEOUT, 0, "timeout", "SECONDS", "the longest wait for an NBD server's answer (60)",
+	 READS & ~(unsigned)IMPORT},
 	{O_PROGRESS, 0, "progress", "STYLE", "auto, bar, lines or none", LONG},
 	{O_QUIET, 'q', "quiet", NULL, "only results and errors", READS},
 	{O_JSON, 0, "json", NULL, "answer in JSON; convert: events, one a line", ALL},
@@ -264,6 +267,19 @@ static int take_threads(struct hvm_options *o, const char *value, struct hv_erro
 	return rc;
 }
 
+static int take_timeout(struct hvm_options *o, const char *value, struct hv_error *err)
+{
+	uint64_t ns = 0;
+	int rc = hv_parse_seconds("--timeout", value, &ns, err);
+
+	if (rc)
+		return rc;
+	if (ns < 1000000 || ns > 86400 * 1000000000ULL)
+		return hv_fail_usage(err, "--timeout: from 0.001 to 86400 seconds");
+	o->timeout_ms = (uint32_t)(ns / 1000000);
+	return 0;
+}
+
 static int take(struct hvm_options *o, enum option_id id, const char *value, struct hv_error *err)
 {
 	switch (id) {
@@ -284,6 +300,8 @@ static int take(struct hvm_options *o, enum option_id id, const char *value, str
 		return take_holes(o, HV_HOLES_FULL, err);
 	case O_EXTERNAL:
 		return take_external(o, value, err);
+	case O_TIMEOUT:
+		return take_timeout(o, value, err);
 	case O_PROGRESS:
 		return take_progress(o, value, err);
 	case O_VERIFY:

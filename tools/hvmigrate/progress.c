@@ -190,7 +190,7 @@ static void draw(struct hvm_progress *p)
 
 	if (!in_front())
 		return;
-	hvm_progress_bar(p, screen_width() - 1, line); /* the last column would wrap on some */
+	hvm_progress_bar(p, screen_width() > 13 ? screen_width() - 3 : 10, line); /* "^C" may follow */
 	fprintf(stderr, "\r%s\033[K", line);
 	fflush(stderr);
 	p->shown = true;

@@ -22,6 +22,7 @@ struct hv_disk_options hvm_disk_options(const struct hvm_options *o, const char 
 		.raw_devices = o->raw_devices,
 		.external = o->external,
 		.externals = o->externals,
+		.timeout_ms = o->timeout_ms,
 	};
 }
 
