@@ -134,8 +134,8 @@ static void *grow(struct hv_appliance *a, void *list, unsigned count, unsigned *
 	grown = hv_appliance_alloc(a, more * size);
 	if (!grown)
 		return NULL;
-	if (count)
-		memcpy(grown, list, count * size);
+	if (*room)
+		memcpy(grown, list, *room * size);
 	*room = more;
 	return grown;
 }
