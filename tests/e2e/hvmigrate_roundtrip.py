@@ -58,8 +58,8 @@ def reads_right(image):
     if done.returncode != 0:
         return f"{image.name}: info: {done.err.strip()}"
     told = json.loads(done.out)
-    if (told["format"], told["size"]) != (image.kind.ours, len(image.data)):
-        return f"{image.name}: info says {told['format']}, {told['size']} bytes"
+    if (told["format"], told["virtual-size"]) != (image.kind.ours, len(image.data)):
+        return f"{image.name}: info says {told['format']}, {told['virtual-size']} bytes"
     done = hvmigrate("check", image.path)
     if done.returncode != 0:
         return f"{image.name}: check: {done.out.strip()} {done.err.strip()}"
@@ -113,11 +113,11 @@ no_faults(in_parallel(writes_right, pairs), f"{len(pairs)} conversions to {len(T
 
 for raw, data in raws:
     out = TMP / "odd.raw"
-    done = hvmigrate("convert", raw, out)
+    done = hvmigrate("convert", "--force", raw, out)
     check(done.returncode == 0 and bytes_of(out) == data, f"raw to raw, exact to the byte: {len(data)}", done.err)
     for target in TARGETS[1:]:
         made = TMP / f"odd.{target.suffix}"
-        done = hvmigrate("convert", "-f", "raw", "-O", target.name, raw, made)
+        done = hvmigrate("convert", "--force", "-f", "raw", "-O", target.name, raw, made)
         check(done.returncode == 0, f"{len(data)} bytes to {target}", done.err)
         done = hvmigrate("convert", "-O", "raw", made, "-")
         check(done.stdout == padded(data, -len(data) % SECTOR + len(data)), f"{len(data)} bytes through {target}",
@@ -143,14 +143,14 @@ def room(path):
 whole = file_sha(raw)
 for name, words, low, high in (("kept", (), 4 * MIB, 6 * MIB), ("made of zeros by --sparse", ("--sparse",), 0, 1 * MIB),
                                ("filled by --full", ("--full",), size, size + MIB)):
-    done = hvmigrate("convert", *words, raw, TMP / "holes.out")
+    done = hvmigrate("convert", "--force", *words, raw, TMP / "holes.out")
     check(done.returncode == 0 and file_sha(TMP / "holes.out") == whole and low <= room(TMP / "holes.out") <= high,
           f"holes are {name}", done.err, room(TMP / "holes.out"))
 for target in TARGETS[1:]:
     made = TMP / f"holes.{target.suffix}"
-    done = hvmigrate("convert", "-O", target.name, raw, made)
+    done = hvmigrate("convert", "--force", "-O", target.name, raw, made)
     check(done.returncode == 0, f"a disk of holes to {target}", done.err)
-    done = hvmigrate("convert", "-O", "raw", made, TMP / "holes.out")
+    done = hvmigrate("convert", "--force", "-O", "raw", made, TMP / "holes.out")
     # A block of the target's is at most 32 MiB with hvmigrate's defaults; the three islands lie in three of them.
     check(done.returncode == 0 and room(TMP / "holes.out") < size, f"and back, with holes in it: {room(TMP / 'holes.out')}",
           done.err)
