@@ -19,9 +19,8 @@ RUN_LIMIT = 20 * STRETCH
 class Sample:
     """An image in a folder of its own: which of its files is damaged, and the bytes of its disk."""
 
-    def __init__(self, name, path, victim, data, data_starts=None):
+    def __init__(self, name, path, victim, data):
         self.name, self.path, self.victim, self.data = name, path, victim, data
-        self.metadata = data_starts  # bytes of the victim before its first data; None: all of it may be metadata
 
 
 def small_disk():
@@ -68,7 +67,12 @@ def of_files(name, path):
     done = hvmigrate("convert", "-O", "raw", path, "-")
     if done.returncode != 0:
         fail(f"{name}: {done.err.strip()}")
-    return [Sample(f"{name}/{victim.name}", path, victim, done.stdout) for victim in sorted(path.parent.iterdir())]
+    made = []
+    for victim in sorted(p.name for p in path.parent.iterdir()):
+        folder = path.parent.with_name(f"{name}-{victim}")  # a copy for each: they are damaged side by side
+        shutil.copytree(path.parent, folder)
+        made.append(Sample(f"{name}/{victim}", folder / path.name, folder / victim, done.stdout))
+    return made
 
 
 # --- one worker -------------------------------------------------------------------------------------------------------
