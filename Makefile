@@ -135,7 +135,7 @@ demo: ## Install what is missing, build, and tell a story on real VMs
 # --- installation --------------------------------------------------------------------------------------------------
 # A room's own headers, which no other room includes, stay at home.
 PRIVATE_H := %/internal.h %_impl.h boot/elf.h boot/layout.h control/gdb_% control/qmp_dispatch.h control/qmp_scan.h \
-             $(addprefix disk/,chain.h format.h file.h table.h claims.h output.h)
+             $(addprefix disk/,chain.h format.h file.h table.h claims.h output.h vhd.h)
 HEADERS   := $(filter-out $(PRIVATE_H),$(patsubst core/%,%,$(sort $(wildcard core/*/*.h core/*/*/*.h))))
 MAN_PAGES := $(sort $(wildcard docs/man/*.[1-8]))
 

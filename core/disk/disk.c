@@ -20,6 +20,7 @@
 /* In the order in which they are tried; those with a mark at the start before VHD's, which stands at the end.
  */
 static const struct hv_disk_format *const formats[] = {
+	&hv_disk_format_vhd,
 	&hv_disk_format_raw,
 };
 
