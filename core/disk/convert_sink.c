@@ -17,7 +17,7 @@
 #include "base/bytes.h"
 #include "disk/convert_impl.h"
 
-#define WRITE_BACK (64ULL << 20) /* so many bytes written: tell the kernel to begin with its part */
+#define WRITE_BACK (16ULL << 20) /* so many bytes written: tell the kernel to begin with its part */
 #define COPY_STEP  (256U << 10)  /* read and written through memory: stays in the second-level cache */
 
 const struct hv_sink hv_sink_none = {0};
@@ -60,17 +60,16 @@ static int find_room(struct hv_worker *w, const struct hv_piece *piece)
 {
 	struct hv_pipe *p = w->pipe;
 	struct hv_run *room = &p->last_room;
-	int rc = 0;
+	int rc;
 
 	if (room->length > 0 && piece->offset >= room->offset && piece->offset - room->offset < room->length)
 		return 0;
-	if (p->mapped) {
-		rc = hv_disk_map_layer(p->dest, piece->offset, piece->length, room, &w->err);
-		if (rc == 0 && room->kind == HV_RUN_DATA && room->stored == HV_STORED_PLAIN)
-			return 0;
-	}
-	if (rc == 0)
-		rc = p->dest->format->place(p->dest, piece->offset, piece->length, room, &w->err);
+	if (piece->offset < p->mapped_until &&
+	    hv_disk_map_layer(p->dest, piece->offset, piece->length, room, &w->err) == 0 &&
+	    room->kind == HV_RUN_DATA && room->stored == HV_STORED_PLAIN)
+		return 0;
+	*room = (struct hv_run){0};
+	rc = p->dest->format->place(p->dest, piece->offset, piece->length, room, &w->err);
 	if (rc == 0 && (room->offset > piece->offset || room->file >= p->dest->files ||
 			piece->offset - room->offset >= room->length))
 		rc = hv_fail(&w->err, EIO, "%s: the format gave no room for offset %llu", p->dest->path,
