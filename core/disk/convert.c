@@ -225,7 +225,6 @@ static void make_plan(struct hv_conversion *v)
 	p->digest = c->digest;
 	p->salvage = c->salvage;
 	p->full = c->holes == HV_HOLES_FULL;
-	p->mapped_until = p->full || c->create.full ? UINT64_MAX : 0;
 	p->grain = c->holes == HV_HOLES_SPARSE ? GRAIN : 0;
 	p->fill = c->digest || c->verify || p->sink == &hv_sink_append;
 	p->see = p->fill || p->grain || c->salvage || p->sink == &hv_sink_target;

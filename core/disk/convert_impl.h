@@ -115,7 +115,6 @@ struct hv_pipe {
 
 	struct hv_disk *dest;       /* place, append, target */
 	struct hv_run last_room;    /* place: blocks can be larger than items */
-	uint64_t mapped_until;      /* place: up to there, room may exist already (full, resumed) */
 	bool no_kernel_copy;        /* (atomic) copy_file_range doesn't work between these */
 	pthread_mutex_t write_lock; /* one writer at a time: two would spin on the inode's lock */
 	uint64_t unsynced;          /* (atomic) bytes written since write-back was last started */

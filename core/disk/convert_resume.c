@@ -96,7 +96,6 @@ int hv_resume_pipe(struct hv_conversion *v, struct hv_error *err)
 {
 	const struct hv_journal *j = &v->saved;
 	struct hv_pipe *p = v->pipe;
-	uint32_t block = v->dest->block_size ? v->dest->block_size : 1;
 	bool sums = j->stretch == v->stretch && j->sum_count == p->end / (v->stretch ? v->stretch : 1) + 1;
 
 	if (j->watermark > p->end)
@@ -110,8 +109,6 @@ int hv_resume_pipe(struct hv_conversion *v, struct hv_error *err)
 	v->watermark = v->c->resumed_from = j->watermark;
 	p->count.copied = j->copied;
 	p->count.skipped = j->skipped;
-	if (p->mapped_until < j->watermark)
-		p->mapped_until = (j->watermark + block - 1) / block * block;
 	if (v->sums && sums)
 		memcpy(v->sums, j->sums, (size_t)j->sum_count * sizeof(*v->sums));
 	p->replay_sums = v->sums && !sums;

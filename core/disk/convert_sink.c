@@ -55,7 +55,10 @@ static int clean_room(struct hv_pipe *p, const struct hv_run *room, const struct
 	return rc;
 }
 
-/* The room that holds the start of a piece: the last that was given out, or one that exists, or a new one. */
+/*
+ * The room that holds the start of a piece: the last that was given out; or one that exists (a fixed image's,
+ * or what an earlier run has begun, whose map may not be whole yet); or a new one.
+ */
 static int find_room(struct hv_worker *w, const struct hv_piece *piece)
 {
 	struct hv_pipe *p = w->pipe;
@@ -64,7 +67,7 @@ static int find_room(struct hv_worker *w, const struct hv_piece *piece)
 
 	if (room->length > 0 && piece->offset >= room->offset && piece->offset - room->offset < room->length)
 		return 0;
-	if (piece->offset < p->mapped_until &&
+	if (p->dest->block_size &&
 	    hv_disk_map_layer(p->dest, piece->offset, piece->length, room, &w->err) == 0 &&
 	    room->kind == HV_RUN_DATA && room->stored == HV_STORED_PLAIN)
 		return 0;
