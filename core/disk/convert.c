@@ -228,10 +228,10 @@ static void make_plan(struct hv_conversion *v)
 	p->grain = c->holes == HV_HOLES_SPARSE ? GRAIN : 0;
 	p->fill = c->digest || c->verify || p->sink == &hv_sink_append;
 	p->see = p->fill || p->grain || c->salvage || p->sink == &hv_sink_target;
-	if (p->sink == &hv_sink_append)
+	if (v->dest && p->sink == &hv_sink_append)
 		p->unit = v->dest->block_size > HV_SUM_BLOCK ? v->dest->block_size : HV_SUM_BLOCK;
 	hv_pipe_sizes(p, c->threads, c->memory);
-	if (p->sink == &hv_sink_append)
+	if (v->dest && p->sink == &hv_sink_append)
 		p->unit = v->dest->block_size;
 }
 
@@ -402,7 +402,7 @@ static int finish(struct hv_conversion *v, uint64_t end, struct hv_error *err)
 
 int hv_convert(struct hv_convert *c, struct hv_error *err)
 {
-	struct hv_error own;
+	struct hv_error own = {0};
 	struct hv_conversion v = {.c = c};
 	uint64_t end = 0;
 	int rc;

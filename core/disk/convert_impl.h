@@ -104,28 +104,17 @@ struct hv_pipe {
 	uint32_t chunk; /* bytes of an item in memory, a power of two */
 	uint32_t unit;  /* the sink's: a divisor of chunk */
 	uint32_t grain; /* zeros are looked for in pieces of this size; 0: not at all */
-	bool see;       /* every byte is to be seen, and items begin and end with units */
-	bool fill;      /* the zeros between, too */
-	bool salvage, digest;
-	bool replay_sums; /* an earlier run kept none */
 	const struct hv_sink *sink;
-	void *sink_state;
 	struct hv_run ahead; /* what the last look at the map showed behind the last item */
-	bool have_ahead;
 
 	struct hv_disk *dest;       /* place, append, target */
 	struct hv_run last_room;    /* place: blocks can be larger than items */
-	bool no_kernel_copy;        /* (atomic) copy_file_range doesn't work between these */
 	pthread_mutex_t write_lock; /* one writer at a time: two would spin on the inode's lock */
 	uint64_t unsynced;          /* (atomic) bytes written since write-back was last started */
 
 	int fd;                   /* stream */
 	struct hv_disk_file *out; /* stream: standard output as a file, when it is one; base is its position
 				   */
-	bool out_fresh;           /* it has nothing yet behind that position */
-	bool plain_write;         /* it doesn't know RWF_NOWAIT */
-	bool full;                /* target: zeros are written as bytes */
-	bool cancelled;           /* (atomic) */
 
 	struct hv_layer_claims claims[HV_DISK_CHAIN_MAX];
 	pthread_mutex_t claims_lock;
@@ -147,15 +136,27 @@ struct hv_pipe {
 	uint64_t turn;    /* seq whose ordered stage is next */
 	unsigned flights; /* items ready or taken */
 	unsigned waiting; /* for their turn */
-	bool moving;      /* one worker moves; more would only fight for the file's lock */
-	bool closed, stopped;
-	bool failed;
 	uint64_t failed_seq;
 	struct hv_error err;
 	struct hv_convert_progress count;
 
 	unsigned threads, started;
 	struct hv_worker worker[HV_WORKERS_MAX];
+
+	/* what is set up once, then what is under lock */
+	bool see;  /* every byte is to be seen, and items begin and end with units */
+	bool fill; /* the zeros between, too */
+	bool salvage, digest;
+	bool replay_sums; /* an earlier run kept none */
+	bool have_ahead;
+	bool no_kernel_copy; /* (atomic) copy_file_range doesn't work between these */
+	bool out_fresh;      /* `out` has nothing yet behind its position */
+	bool plain_write;    /* `fd` doesn't know RWF_NOWAIT */
+	bool full;           /* target: zeros are written as bytes */
+	bool cancelled;      /* (atomic) */
+	bool moving;         /* one worker moves; more would only fight for the file's lock */
+	bool stopped;
+	bool failed;
 };
 
 /* One call of hv_convert. */

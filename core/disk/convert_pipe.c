@@ -63,7 +63,7 @@ int hv_worker_lose(struct hv_worker *w, uint64_t offset, uint64_t length, const 
 		last->length += length;
 		return 0;
 	}
-	if (w->losses == w->loss_room) {
+	if (!w->loss || w->losses == w->loss_room) {
 		unsigned room = w->loss_room ? w->loss_room * 2 : 8;
 		struct hv_convert_loss *more = realloc(w->loss, room * sizeof(*more));
 		if (!more)
@@ -91,7 +91,7 @@ int hv_pipe_lose(struct hv_pipe *p, uint64_t offset, uint64_t length, const char
 		last->length += length;
 		goto out;
 	}
-	if (p->losses == p->loss_room) {
+	if (!p->loss || p->losses == p->loss_room) {
 		unsigned room = p->loss_room ? p->loss_room * 2 : 64;
 		struct hv_journal_loss *more = realloc(p->loss, room * sizeof(*more));
 		if (!more) {
@@ -314,7 +314,7 @@ bool hv_pipe_idle(struct hv_pipe *p, int ms)
 
 static int start_worker(struct hv_pipe *p, struct hv_worker *w, struct hv_error *err)
 {
-	size_t units = p->unit ? p->chunk / p->unit : 0;
+	size_t units = p->chunk / p->unit + 1;
 	size_t bound = p->dest && p->sink == &hv_sink_append ? p->dest->format->encode_bound : 0;
 	int rc;
 

@@ -186,7 +186,7 @@ int hv_add_piece(struct hv_piece **list, unsigned *count, unsigned *room, const 
 		last->length += piece->length;
 		return 0;
 	}
-	if (*count == *room) {
+	if (!*list || *count == *room) {
 		unsigned more = *room ? *room * 2 : 32;
 		struct hv_piece *grown = realloc(*list, more * sizeof(*grown));
 		if (!grown)

@@ -289,7 +289,7 @@ static int stream_bytes(struct hv_worker *w, const void *data, size_t length)
 	const uint8_t *at = data;
 
 	while (length > 0) {
-		struct iovec io = {.iov_base = (void *)(uintptr_t)at, .iov_len = length};
+		struct iovec io = {.iov_base = (void *)at, .iov_len = length};
 		ssize_t n = pwritev2(p->fd, &io, 1, -1, p->plain_write ? 0 : RWF_NOWAIT);
 		if (n > 0) {
 			at += n;

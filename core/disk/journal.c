@@ -50,6 +50,8 @@ int hv_journal_identify(struct hv_journal *j, const struct hv_disk *source, stru
 			return hv_fail(err, ENOTSUP, "%s: can't be known again later", d->path);
 		count += d->files;
 	}
+	if (count == 0)
+		return hv_fail(err, ENOTSUP, "a disk without files can't be known again later");
 	j->source = calloc(count, sizeof(*j->source));
 	if (!j->source)
 		return hv_fail(err, ENOMEM, "%s: no memory to note what it is", source->path);
