@@ -125,7 +125,7 @@ static void round_trip(const struct hv_disk_create *create)
 	holds(d, 70001, 29999, 0);
 	holds(d, last, (size_t)(size - last), 2);
 	hv_disk_close(d);
-	if (!have_qemu() || create->sector_size == 4096 || size % 512)
+	if (!have_qemu() || create->sector_size == 4096 || size % 512 || size > 1ULL << 30)
 		return;
 	/* Both readers say the same of all of it. */
 	cr_assert_eq(shell("cd %s && qemu-img convert -f vhdx -O raw a.vhdx q.raw", t.dir), 0);
