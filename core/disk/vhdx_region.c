@@ -413,7 +413,7 @@ static int bad_item(struct hv_disk *d, const struct hv_vhdx_item *found, unsigne
 	const struct hv_vhdx *v = d->state;
 
 	return hv_fail_unsafe(err, "%s: the %s at offset %llu is %llu; %s is expected", d->path,
-			      known[which].name, (unsigned long long)(v->metadata_at + found[which].at),
+			      known[which].name, (unsigned long long)v->metadata_at + found[which].at,
 			      (unsigned long long)value, expected);
 }
 
