@@ -217,6 +217,19 @@ static struct hv_pipe *new_pipe(struct hv_disk *source)
 	return p;
 }
 
+/* Whether the destination's room exists already: by request, or as the subformat (VHDX fixed) has it. */
+static bool has_room(const struct conversion *v)
+{
+	const struct hv_convert *c = v->c;
+	struct hv_run run;
+
+	if (c->holes == HV_HOLES_FULL || c->create.full)
+		return true;
+	return v->pipe->sink == &hv_sink_place && hv_disk_size(v->dest) > 0 &&
+	       hv_disk_map_layer(v->dest, 0, 1, &run, NULL) == 0 && (run.kind == HV_RUN_DATA || run.fresh) &&
+	       run.stored == HV_STORED_PLAIN;
+}
+
 static void make_plan(struct conversion *v)
 {
 	struct hv_convert *c = v->c;
@@ -229,7 +242,7 @@ static void make_plan(struct conversion *v)
 	p->digest = c->digest;
 	p->salvage = c->salvage;
 	p->full = c->holes == HV_HOLES_FULL;
-	p->mapped = p->full || c->create.full;
+	p->mapped = has_room(v);
 	p->grain = c->holes == HV_HOLES_SPARSE ? GRAIN : 0;
 	p->fill = c->digest || c->verify || p->sink == &hv_sink_append;
 	p->see = p->fill || p->grain || c->salvage || p->sink == &hv_sink_target;

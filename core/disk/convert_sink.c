@@ -66,7 +66,7 @@ static int find_room(struct hv_worker *w, const struct hv_piece *piece)
 		return 0;
 	if (p->mapped) {
 		rc = hv_disk_map_layer(p->dest, piece->offset, piece->length, room, &w->err);
-		if (rc == 0 && room->kind == HV_RUN_DATA && room->stored == HV_STORED_PLAIN)
+		if (rc == 0 && (room->kind == HV_RUN_DATA || room->fresh) && room->stored == HV_STORED_PLAIN)
 			return 0;
 	}
 	if (rc == 0)
