@@ -393,6 +393,37 @@ Test(vhd, a_fixed_disk_is_found_by_its_footer_without_a_name)
 	free(data);
 }
 
+Test(vhd, a_fixed_disk_without_its_footer_is_no_raw_disk_of_that_name)
+{
+	struct hv_disk_options o = {.format = "raw"};
+	uint8_t *data = numbered(SMALL, 'f');
+	struct make_vhd m = small(2, data);
+	struct made_vhd at = make_vhd("a.vhd", &m);
+	struct hv_disk *d;
+
+	cr_assert_eq(truncate("a.vhd", (off_t)at.footer), 0);
+	cr_assert_eq(hv_disk_open("a.vhd", NULL, &d, &err), -EBADMSG);
+	cr_assert(strstr(err.text, "its name says vhd") != NULL, "%s", err.text);
+	d = must_open("a.vhd", &o);
+	hv_disk_close(d);
+	free(data);
+}
+
+Test(vhd, a_guest_that_writes_another_formats_mark_changes_nothing)
+{
+	static const uint8_t qcow2[] = {'Q', 'F', 'I', 0xfb, 0, 0, 0, 3};
+	uint8_t *data = numbered(SMALL, 'f');
+	struct make_vhd m = small(2, data);
+
+	memcpy(data, qcow2, sizeof(qcow2));
+	make_vhd("a.vhd", &m);
+	reads_as("a.vhd", data, SMALL);
+	memcpy(data, "conectix", 8);
+	make_vhd("a.vhd", &m);
+	reads_as("a.vhd", data, SMALL);
+	free(data);
+}
+
 Test(vhd, footers_of_511_bytes_are_known)
 {
 	uint8_t *data = numbered(SMALL, 'f');
@@ -984,7 +1015,6 @@ Test(vhd, entries_onto_a_parent_locator_are_refused)
 /* Every cut: refused somewhere, or the very bytes. */
 static void cut_everywhere(const char *path, const char *top, const uint8_t *want)
 {
-	struct hv_disk_options o = {.format = "vhd"};
 	uint64_t length;
 	uint8_t *whole = slurp(path, &length), *got = malloc(SMALL);
 
@@ -993,7 +1023,7 @@ static void cut_everywhere(const char *path, const char *top, const uint8_t *wan
 		int rc;
 
 		cr_assert_eq(truncate(path, (off_t)at), 0);
-		rc = hv_disk_open(top, &o, &d, &err);
+		rc = hv_disk_open(top, NULL, &d, &err);
 		if (rc == 0) {
 			cr_assert_str_eq(d->format->name, "vhd");
 			rc = hv_disk_read(d, io, got, SMALL, 0, &err);
