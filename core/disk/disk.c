@@ -241,7 +241,11 @@ static int read_probe(const struct hv_disk_file *f, struct hv_disk_probe *probe,
 	return hv_disk_file_read(f, "last sector", tail, 512, probe->size - 512, err);
 }
 
-/* The surest claim wins, the first of equals; a weak claim is enough when nobody makes a better one. */
+/*
+ * The surest claim wins; of equals the one that the name agrees with (a fixed VHD's guest can write another
+ * format's mark at the start of its disk), else the first. A weak claim is enough when nobody makes a better
+ * one.
+ */
 static int probe_file(const struct hv_disk_file *f, const struct hv_disk_format **format,
 		      struct hv_error *err)
 {
@@ -253,13 +257,31 @@ static int probe_file(const struct hv_disk_file *f, const struct hv_disk_format 
 		return rc;
 	*format = &hv_disk_format_raw;
 	for (unsigned i = 0; i < HV_ARRAY_SIZE(formats); i++) {
-		int claim = formats[i]->probe(&probe);
+		int claim = 2 * formats[i]->probe(&probe);
 
+		if (claim && hv_disk_name_agrees(formats[i], f->path))
+			claim++;
 		if (claim > best) {
 			best = claim;
 			*format = formats[i];
 		}
 	}
+	return 0;
+}
+
+/*
+ * A file whose name promises a format that its content knows nothing of is a damaged image (a fixed VHD that
+ * lost its footer), and as a raw disk it would be another one.
+ */
+static int check_name(const struct hv_disk_file *f, const struct hv_disk_format *found, struct hv_error *err)
+{
+	for (unsigned i = 0; i < HV_ARRAY_SIZE(formats) && found == &hv_disk_format_raw; i++)
+		if (formats[i] != found && hv_disk_name_agrees(formats[i], f->path))
+			return hv_fail_unsafe(
+				err,
+				"%s: its name says %s, but nothing in it does: it is cut or damaged; say "
+				"--format raw if it is a raw disk all the same",
+				f->path, formats[i]->name);
 	return 0;
 }
 
@@ -315,6 +337,8 @@ static int open_layer(struct hv_disk_file *f, const struct hv_disk_format *forma
 
 	if (!format)
 		rc = probe_file(f, &format, err);
+	if (rc == 0 && !told)
+		rc = check_name(f, format, err);
 	if (rc == 0)
 		rc = hv_disk_new(format, f->path, options, &d, err);
 	if (rc < 0) {
