@@ -238,7 +238,7 @@ static void make_back(struct make_vmdk *m, struct made *o)
 	uint64_t tables = ((m->sectors + m->grain - 1) / m->grain + m->per_table - 1) / m->per_table;
 	uint64_t gd_bytes = up(tables * 4, SECTOR), table_bytes = up((uint64_t)m->per_table * 4, SECTOR);
 	uint8_t *entries = malloc(table_bytes), *gd = calloc(1, gd_bytes);
-	uint64_t overhead = up(o->length, 65536);
+	uint64_t overhead = up(o->length, (uint64_t)m->grain * SECTOR);
 
 	grow(o, overhead);
 	for (uint64_t t = 0; t < tables; t++) {
