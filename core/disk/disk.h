@@ -25,9 +25,10 @@ struct hv_disk_format;
 struct hv_disk_io;
 struct hv_output;
 
-#define HV_DISK_CHAIN_MAX 64           /* images in a chain */
-#define HV_DISK_FILES_MAX 1024         /* files (extents) of one image */
-#define HV_DISK_SIZE_MAX  (1ULL << 62) /* bytes of a virtual disk; formats allow less */
+#define HV_DISK_CHAIN_MAX   64           /* images in a chain */
+#define HV_DISK_PARENTS_MAX 1024         /* names of parents that are tried for one chain */
+#define HV_DISK_FILES_MAX   1024         /* files (extents) of one image */
+#define HV_DISK_SIZE_MAX    (1ULL << 62) /* bytes of a virtual disk; formats allow less */
 
 /* --- opening ---------------------------------------------------------------------------------------------- */
 
@@ -49,6 +50,8 @@ struct hv_disk_options {
 	 */
 	const char *const *external;
 	unsigned externals;
+
+	uint32_t timeout_ms; /* network: the longest wait for one answer; 0: a minute */
 
 	/* The image is a part of the file (a member of an archive): its first byte and its length; 0: to the
 	 * end. */
@@ -112,6 +115,15 @@ HV_API_BEGIN
 
 /* The formats' names, in the order in which they are tried; the list ends with NULL. A constant. */
 const char *const *hv_disk_formats(void);
+
+/* What a format is: by its name, or one that others call it by ("vpc"). False when there is no such one. */
+struct hv_disk_about {
+	const char *name;
+	const char *const *extensions; /* lower case, without the dot; ends with NULL; NULL: none */
+	const char *const *subformats; /* that can be created, the default first; NULL: none has a name */
+	bool creates;
+};
+bool hv_disk_about(const char *name, struct hv_disk_about *about);
 
 /*
  * Opens the image at path with its chain. *disk is the caller's, to be closed. Errors: -EBADMSG (status
