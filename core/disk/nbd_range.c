@@ -118,10 +118,10 @@ static int edge(struct hv_nbd *n, enum hv_nbd_verb verb, uint8_t *buf, size_t le
 	if (verb != HV_NBD_READ)
 		pthread_mutex_lock(&n->edge_lock);
 	rc = perform(n, &r, err);
-	if (rc == 0 && verb == HV_NBD_READ)
+	if (rc == 0 && verb == HV_NBD_READ && buf)
 		memcpy(buf, block + (offset - start), length);
 	if (rc == 0 && verb != HV_NBD_READ) {
-		if (verb == HV_NBD_ZERO)
+		if (!buf)
 			memset(block + (offset - start), 0, length);
 		else
 			memcpy(block + (offset - start), buf, length);

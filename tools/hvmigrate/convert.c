@@ -117,7 +117,7 @@ static int open_target(struct conversion *c, struct hv_error *err)
 		return hv_fail(err, ENOSPC, "%s: holds %s, and the disk needs %s", c->to,
 			       hvm_size(room, have), hvm_size(size, need));
 	if (room > size)
-		hvm_say(c->options, "note: %s is larger than the disk; what lies behind it stays as it is",
+		hvm_say(c->options, "note: %s is larger than the disk; what lies behind it becomes zeros",
 			c->to);
 	c->convert.target = c->target;
 	c->convert.path = NULL;
