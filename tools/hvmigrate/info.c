@@ -68,7 +68,7 @@ static void add_shape(struct table *t, const struct hv_disk_info *info)
 	add(t, "sectors", text);
 	if (info->block_size)
 		add_size(t, "blocks", info->block_size);
-	if (info->cylinders) {
+	if (info->cylinders && info->sectors) {
 		snprintf(text, sizeof(text), "%u cylinders, %u heads, %u sectors a track", info->cylinders,
 			 info->heads, info->sectors);
 		add(t, "geometry", text);
