@@ -106,7 +106,7 @@ createType="fullDevice"
 RW 18432 FLAT "/dev/null" 0
 ddb.virtualHWVersion = "4"
 """)
-refused("a VMDK of a device", hvmigrate("convert", "-q", "whole.vmdk", "x.raw"), 3, "--raw-devices")
+refused("a VMDK of a device", hvmigrate("convert", "-q", "whole.vmdk", "x.raw"), 1, "--raw-devices")
 refused("that alone is not enough", hvmigrate("convert", "-q", "--raw-devices", "whole.vmdk", "x.raw"), 3, "--allow-external")
 
 qemu("convert", "-f", "raw", "-O", "vhdx", "disk.raw", "disk.vhdx")
