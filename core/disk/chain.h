@@ -10,6 +10,7 @@ struct hv_disk_policy {
 	char *root; /* the folder of the image that the user named, resolved */
 	int root_fd;
 	struct hv_disk_options options;
+	unsigned parents; /* opened so far, those that turned out wrong included */
 };
 
 /* path: the image that the user named. options are copied, what they point to is borrowed. */

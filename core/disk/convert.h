@@ -60,11 +60,9 @@ struct hv_convert {
 
 struct hv_compare {
 	bool same;
-	uint64_t first; /* offset of the first differing byte; sizes differ: the shorter's end, when all
-			   before is equal */
-	uint64_t first_length; /* length of the differing run that starts there (in whole 512-byte sectors) */
-	uint64_t differing; /* bytes in differing 512-byte sectors, plus the difference in size unless it is
-			       zeros */
+	uint64_t first;        /* offset of the first differing byte */
+	uint64_t first_length; /* of the run of differing 512-byte sectors that starts with its sector */
+	uint64_t differing;    /* bytes in differing sectors; the last may be a part of one */
 	uint64_t a_size, b_size;
 	unsigned threads;                                                /* in: 0 as above */
 	int (*progress)(void *ctx, const struct hv_convert_progress *p); /* in */
@@ -78,8 +76,10 @@ HV_API_BEGIN
  */
 int hv_convert(struct hv_convert *c, struct hv_error *err);
 
-/* Whether two disks hold the same bytes; a longer one may only hold zeros behind the other's end to be
- * `same`. */
+/*
+ * Whether two disks hold the same bytes. Behind the shorter one's end the longer is compared with zeros: the
+ * sizes are in the result, for those to whom they matter.
+ */
 int hv_compare(struct hv_disk *a, struct hv_disk *b, struct hv_compare *c, struct hv_error *err);
 HV_API_END
 

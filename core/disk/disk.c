@@ -403,6 +403,10 @@ int hv_disk_open_parent(struct hv_disk *d, const char *name, const char *format,
 			       d->path);
 	if (d->depth + 1 >= HV_DISK_CHAIN_MAX)
 		return hv_fail_unsafe(err, "%s: more than %u images in a chain", d->path, HV_DISK_CHAIN_MAX);
+	/* A format tries several names, each image of the chain anew: hostile ones would go on for ever. */
+	if (++d->policy->parents > HV_DISK_PARENTS_MAX)
+		return hv_fail_unsafe(err, "%s: more than %u parents were tried along the chain", d->path,
+				      HV_DISK_PARENTS_MAX);
 	if (format && !(known = hv_disk_format_named(format)))
 		return hv_fail_unsafe(
 			err,

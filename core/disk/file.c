@@ -68,7 +68,7 @@ uint64_t hv_disk_file_size(const struct hv_disk_file *f)
 }
 
 /* Several threads may lengthen a file at once; the longest wins. */
-static void grown(struct hv_disk_file *f, uint64_t end)
+void hv_disk_file_grown(struct hv_disk_file *f, uint64_t end)
 {
 	uint64_t size = hv_disk_file_size(f);
 
@@ -126,7 +126,7 @@ int hv_disk_file_write(struct hv_disk_file *f, const void *buf, size_t length, u
 	if (rc < 0)
 		return hv_fail(err, -rc, "%s: writing %zu bytes at offset %llu: %s", f->path, length,
 			       (unsigned long long)offset, strerror(-rc));
-	grown(f, offset + length);
+	hv_disk_file_grown(f, offset + length);
 	return 0;
 }
 

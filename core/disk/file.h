@@ -29,6 +29,8 @@ int hv_disk_file_new(int fd, const char *path, uint64_t at, uint64_t length, str
 		     struct hv_error *err);
 void hv_disk_file_free(struct hv_disk_file *f); /* closes; NULL is fine */
 uint64_t hv_disk_file_size(const struct hv_disk_file *f);
+/* The kernel has written up to `end` by another way than hv_disk_file_write. */
+void hv_disk_file_grown(struct hv_disk_file *f, uint64_t end);
 
 /* All of length bytes at offset; a file that ends before is -EBADMSG, and the sentence says which `what` is
  * cut. */
