@@ -21,7 +21,7 @@ static const struct hvm_command commands[] = {
 	{"check", "[options] IMAGE", "look at all of an image's metadata", 1, 1, hvm_check},
 	{"map", "[options] IMAGE", "tell where data, zeros and holes are", 1, 1, hvm_map},
 	{"compare", "[options] A B", "tell whether two disks hold the same bytes", 2, 2, hvm_compare},
-	{"import", "[options] APPLIANCE DIR", "take over a VM: its disks, and what hvrun can take of it", 2,
+	{"import", "[options] APPLIANCE DIR", "take over a VM: its disks, and what hvrun can take of it", 1,
 	 2, hvm_import},
 	{"formats", "[--json]", "list the formats that are read and written", 0, 0, hvm_formats},
 };
@@ -53,6 +53,8 @@ enum option_id {
 	O_FULL,
 	O_FORCE,
 	O_DEVICE,
+	O_LIST,
+	O_DRY_RUN,
 	O_CHAIN,
 	O_REPLAY,
 	O_SALVAGE,
@@ -77,7 +79,8 @@ static const struct option_row rows[] = {
 	{O_FORMAT, 'f', "format", "FMT", "read the source as this format, whatever it looks like",
 	 READS & ~(unsigned)IMPORT},
 	{O_SECOND_FORMAT, 'F', "second-format", "FMT", "the same for B", COMPARE},
-	{O_OUT, 'O', "output", "FMT[:SUB]", "write this format (without it DST's name decides)", CONVERT},
+	{O_OUT, 'O', "output", "FMT[:SUB]", "write this format (without it DST's name decides; import: raw)",
+	 CONVERT | IMPORT},
 	{O_BLOCK_SIZE, 0, "block-size", "SIZE", "of the written image's blocks, grains or clusters", CONVERT},
 	{O_SECTOR_SIZE, 0, "sector-size", "512|4096", "logical sectors of the written image (4096: VHDX)",
 	 CONVERT},
@@ -89,6 +92,8 @@ static const struct option_row rows[] = {
 	{O_FULL, 0, "full", NULL, "allocate everything, holes too", CONVERT | IMPORT},
 	{O_FORCE, 0, "force", NULL, "replace a file that exists", CONVERT | IMPORT},
 	{O_DEVICE, 0, "overwrite-device", NULL, "DST is a block device: write over what it holds", CONVERT},
+	{O_LIST, 0, "list", NULL, "only tell what is in the appliance", IMPORT},
+	{O_DRY_RUN, 0, "dry-run", NULL, "the same", IMPORT},
 	{O_CHAIN, 0, "chain", NULL, "tell of parents and backing files too", INFO},
 	{O_REPLAY, 0, "replay-log", NULL, "write a VHDX's dirty log into its file", CHECK},
 	{O_SALVAGE, 0, "salvage", NULL, "take what a damaged image still gives; the status stays 3", READS},
@@ -318,6 +323,10 @@ static int take(struct hvm_options *o, enum option_id id, const char *value, str
 		break;
 	case O_DEVICE:
 		o->overwrite_device = true;
+		break;
+	case O_LIST:
+	case O_DRY_RUN:
+		o->list = true;
 		break;
 	case O_CHAIN:
 		o->chain = true;
