@@ -71,7 +71,7 @@ fuzz: ## Fuzz each target of tests/fuzz for FUZZ_SECONDS (needs clang)
 fuzz-bins: $(FUZZ_BINS)
 
 bench-bins: tools guests $(BENCH_BINS) $(BENCH_IMAGES)
-bench: ## Measure the figures of README.md beside a bare KVM program and the peers found
+bench: ## Measure the figures of README.md beside the peers found (BENCH_ARGS=disks: only those of disks)
 	@tests/deps build
 	@$(MAKE) --no-print-directory bench-bins
 	@tests/bench/bench --build $(BUILD) $(BENCH_ARGS)

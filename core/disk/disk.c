@@ -20,6 +20,11 @@
 /* In the order in which they are tried; those with a mark at the start before VHD's, which stands at the end.
  */
 static const struct hv_disk_format *const formats[] = {
+	&hv_disk_format_qcow2,
+	&hv_disk_format_vhdx,
+	&hv_disk_format_vmdk,
+	&hv_disk_format_vdi,
+	&hv_disk_format_parallels,
 	&hv_disk_format_vhd,
 	&hv_disk_format_raw,
 };
@@ -621,6 +626,22 @@ static int may_write(const struct hv_disk *d, struct hv_error *err)
 	return 0;
 }
 
+/* What a format has to do before an image that was there before is changed for the first time. */
+static int begin_write(struct hv_disk *d, struct hv_error *err)
+{
+	int rc = 0;
+
+	if (!d->format->begin_write || __atomic_load_n(&d->begun, __ATOMIC_ACQUIRE))
+		return 0;
+	pthread_mutex_lock(&d->lock);
+	if (!d->begun)
+		rc = d->format->begin_write(d, err);
+	if (rc == 0)
+		__atomic_store_n(&d->begun, true, __ATOMIC_RELEASE);
+	pthread_mutex_unlock(&d->lock);
+	return rc;
+}
+
 /* Brings what the chain holds of [offset, end) to `at` in the file; fresh room needs no zeros. */
 static int fill(struct hv_disk *d, struct hv_disk_io *io, uint64_t offset, uint64_t end,
 		const struct hv_run *room, struct hv_error *err)
@@ -724,6 +745,7 @@ int hv_disk_write(struct hv_disk *d, struct hv_disk_io *io, const void *buf, siz
 		return outside(d, offset, length, err);
 	if (d->format->write)
 		return d->format->write(d, buf, length, offset, err);
+	rc = begin_write(d, err);
 	while (rc == 0 && length) {
 		size_t done = 0;
 
@@ -771,6 +793,9 @@ int hv_disk_zero(struct hv_disk *d, struct hv_disk_io *io, uint64_t offset, uint
 		return outside(d, offset, length, err);
 	if (!d->format->zero)
 		return zero_by_writing(d, io, offset, length, err);
+	rc = begin_write(d, err);
+	if (rc < 0)
+		return rc;
 	head = offset % unit ? unit - offset % unit : 0;
 	if (head > length)
 		head = length;

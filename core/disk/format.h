@@ -31,6 +31,7 @@ struct hv_disk {
 	uint32_t sector_size, physical_sector_size, block_size;
 	uint32_t cylinders, heads, sectors;
 	bool writable, salvage, has_parent;
+	bool begun; /* format's begin_write was called (atomic) */
 	unsigned depth;
 	struct hv_disk *parent; /* owned */
 
@@ -108,7 +109,13 @@ struct hv_disk_format {
 		      const uint8_t *stored, size_t stored_length, uint8_t *out, size_t *used,
 		      struct hv_error *err);
 
-	/* --- writing in place: both or none. Called with d->lock held. --- */
+	/* --- writing in place: place and commit, both or none. Called with d->lock held. --- */
+
+	/*
+	 * Called once before the first change of an image that was opened for writing, also of bytes that
+	 * stand where they will stand (VHDX: new ids in the header). May be NULL.
+	 */
+	int (*begin_write)(struct hv_disk *d, struct hv_error *err);
 
 	/*
 	 * Finds room for the blocks from offset on that this image doesn't hold as plain data: as many as

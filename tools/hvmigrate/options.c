@@ -21,8 +21,7 @@ static const struct hvm_command commands[] = {
 	{"check", "[options] IMAGE", "look at all of an image's metadata", 1, 1, hvm_check},
 	{"map", "[options] IMAGE", "tell where data, zeros and holes are", 1, 1, hvm_map},
 	{"compare", "[options] A B", "tell whether two disks hold the same bytes", 2, 2, hvm_compare},
-	{"import", "[options] APPLIANCE DIR", "take over a VM: its disks, and what hvrun can take of it", 1,
-	 2, hvm_import},
+	{"import", "[options] APPLIANCE DIR", "take over a VM: disks and description", 1, 2, hvm_import},
 	{"formats", "[--json]", "list the formats that are read and written", 0, 0, hvm_formats},
 };
 
@@ -76,31 +75,28 @@ struct option_row {
 };
 
 static const struct option_row rows[] = {
-	{O_FORMAT, 'f', "format", "FMT", "read the source as this format, whatever it looks like",
+	{O_FORMAT, 'f', "format", "FMT", "read the source as this, whatever it looks like",
 	 READS & ~(unsigned)IMPORT},
 	{O_SECOND_FORMAT, 'F', "second-format", "FMT", "the same for B", COMPARE},
-	{O_OUT, 'O', "output", "FMT[:SUB]", "write this format (without it DST's name decides; import: raw)",
-	 CONVERT | IMPORT},
-	{O_BLOCK_SIZE, 0, "block-size", "SIZE", "of the written image's blocks, grains or clusters", CONVERT},
-	{O_SECTOR_SIZE, 0, "sector-size", "512|4096", "logical sectors of the written image (4096: VHDX)",
-	 CONVERT},
-	{O_THREADS, 'j', "threads", "N", "threads; without it one a CPU, at most 8", LONG},
-	{O_VERIFY, 0, "verify", NULL, "read back what was written and compare by a hash", CONVERT | IMPORT},
+	{O_OUT, 'O', "output", "FMT[:SUB]", "write this format; else DST's name decides", CONVERT | IMPORT},
+	{O_BLOCK_SIZE, 0, "block-size", "SIZE", "of the written blocks, grains or clusters", CONVERT},
+	{O_SECTOR_SIZE, 0, "sector-size", "512|4096", "logical sectors to write (4096: VHDX only)", CONVERT},
+	{O_THREADS, 'j', "threads", "N", "threads; else one a CPU, at most 8", LONG},
+	{O_VERIFY, 0, "verify", NULL, "read back what was written, compare by a hash", CONVERT | IMPORT},
 	{O_DIGEST, 0, "digest", NULL, "print the SHA-256 of the virtual disk", CONVERT | IMPORT},
 	{O_RESUME, 0, "resume", NULL, "go on with a conversion that was cut off", CONVERT},
 	{O_SPARSE, 0, "sparse", NULL, "zeros inside the source's data become holes too", CONVERT | IMPORT},
 	{O_FULL, 0, "full", NULL, "allocate everything, holes too", CONVERT | IMPORT},
 	{O_FORCE, 0, "force", NULL, "replace a file that exists", CONVERT | IMPORT},
-	{O_DEVICE, 0, "overwrite-device", NULL, "DST is a block device: write over what it holds", CONVERT},
+	{O_DEVICE, 0, "overwrite-device", NULL, "DST is a block device: write over it", CONVERT},
 	{O_LIST, 0, "list", NULL, "only tell what is in the appliance", IMPORT},
 	{O_DRY_RUN, 0, "dry-run", NULL, "the same", IMPORT},
 	{O_CHAIN, 0, "chain", NULL, "tell of parents and backing files too", INFO},
 	{O_REPLAY, 0, "replay-log", NULL, "write a VHDX's dirty log into its file", CHECK},
-	{O_SALVAGE, 0, "salvage", NULL, "take what a damaged image still gives; the status stays 3", READS},
-	{O_EXTERNAL, 0, "allow-external", "PATH",
-	 "let the image lead to this file, wherever it lies; repeatable", READS},
+	{O_SALVAGE, 0, "salvage", NULL, "take what a damaged image still gives (status 3)", READS},
+	{O_EXTERNAL, 0, "allow-external", "PATH", "let the image lead to this file; repeatable", READS},
 	{O_RAW_DEVICES, 0, "raw-devices", NULL, "follow a VMDK that describes a whole device", READS},
-	{O_TIMEOUT, 0, "timeout", "SECONDS", "the longest wait for an NBD server's answer (60)",
+	{O_TIMEOUT, 0, "timeout", "SECONDS", "longest wait for an NBD server's answer (60)",
 	 READS & ~(unsigned)IMPORT},
 	{O_PROGRESS, 0, "progress", "STYLE", "auto, bar, lines or none", LONG},
 	{O_QUIET, 'q', "quiet", NULL, "only results and errors", READS},
@@ -136,14 +132,13 @@ static void help_all(void)
 	printf("usage: hvmigrate COMMAND [options] ...\n"
 	       "Converts disks of Hyper-V, VMware and others: right, or a clear refusal.\n\n");
 	for (size_t i = 0; i < HV_ARRAY_SIZE(commands); i++)
-		printf("  hvmigrate %-7s %-24s %s\n", commands[i].name, commands[i].synopsis,
-		       commands[i].help);
+		printf("  %-8s %-24s %s\n", commands[i].name, commands[i].synopsis, commands[i].help);
 	printf("\nOptions (`hvmigrate COMMAND --help` lists a command's own):\n");
 	help_options(ALL);
 	printf("\nAn image is a file, or a disk on an NBD server (nbd://HOST/EXPORT, nbds://...,\n"
 	       "nbd+unix:///EXPORT?socket=PATH). DST - is standard output, raw.\n"
-	       "Exit status: 0 done, 1 failed or the disks differ, 2 wrong usage, 3 the image is damaged or "
-	       "unsafe.\n");
+	       "Exit status: 0 done, 1 failed or the disks differ, 2 wrong usage, 3 an image is\n"
+	       "damaged or unsafe.\n");
 }
 
 void hvm_options_help(const struct hvm_command *command)
@@ -435,6 +430,7 @@ static int take_arguments(struct hvm_options *o, int count, char **args, struct 
 
 int hvm_options_parse(struct hvm_options *o, int argc, char **argv, struct hv_error *err)
 {
+	static char own_name[] = "hvmigrate"; /* getopt's own sentences start with it */
 	int rc;
 
 	memset(o, 0, sizeof(*o));
@@ -452,10 +448,11 @@ int hvm_options_parse(struct hvm_options *o, int argc, char **argv, struct hv_er
 				err, "there is no command '%.32s'; `hvmigrate --help` lists them", name);
 		if (o->help)
 			return 0;
-		argv[1] = argv[0]; /* getopt's own sentences start with it */
 		argc--;
 		argv++;
 	}
+	if (argc > 0)
+		argv[0] = own_name;
 	rc = take_all(o, argc, argv, err);
 	if (rc || o->help || o->version)
 		return rc;
