@@ -162,6 +162,9 @@ int hv_appliance_note(struct hv_appliance *a, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
+	for (unsigned i = 0; i < a->notes; i++)
+		if (!strcmp(a->note[i], text))
+			return 0;                                                /* said already */
 	grown = grow(a, a->note, a->notes + 1, &a->note_room, sizeof(*a->note)); /* a NULL stays behind it */
 	if (!grown)
 		return -ENOMEM;

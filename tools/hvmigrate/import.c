@@ -150,69 +150,103 @@ static int check_troubles(struct hvm_import *m)
 		fail(m, &err);
 	}
 	if (any && !m->options->salvage) {
-		hvm_say(m->options, "nothing was converted; --salvage takes the other disks");
+		hvm_say(m->options, "note: nothing was converted; --salvage takes the other disks");
 		return m->status;
 	}
 	return 0;
 }
 
-/* Whether folder is the appliance's own, or lies in it: there nothing is replaced. */
-static bool is_own_folder(const struct hvm_import *m, const char *folder)
-{
-	char own[PATH_MAX], real[PATH_MAX], *slash;
-	struct stat st;
-	size_t n;
-
-	if (!realpath(m->info.path, own) || !realpath(folder, real))
-		return false;
-	if (stat(own, &st) || !S_ISDIR(st.st_mode)) {
-		slash = strrchr(own, '/');
-		slash[slash == own] = '\0';
-	}
-	n = strlen(own);
-	return !strncmp(real, own, n) && (!real[n] || real[n] == '/' || n == 1);
-}
-
-static int check_free(const struct hvm_import *m, const char *folder, const char *name, struct hv_error *err)
+static int check_free(const struct hvm_import *m, const char *folder, const char *name, bool *exists,
+		      struct hv_error *err)
 {
 	char path[PATH_MAX];
 	struct stat st;
 
 	if ((size_t)snprintf(path, sizeof(path), "%s/%s", folder, name) >= sizeof(path))
 		return hv_fail_usage(err, "%.256s: the path is too long", folder);
-	if (lstat(path, &st))
+	*exists = lstat(path, &st) == 0;
+	if (!*exists)
 		return 0;
 	if (!m->options->force)
 		return hv_fail(err, EEXIST, "%s exists already; --force replaces it, another folder is safer",
 			       path);
 	if (!S_ISREG(st.st_mode))
 		return hv_fail(err, EEXIST, "%s exists already and is no regular file", path);
-	if (is_own_folder(m, folder))
-		return hv_fail_usage(
-			err, "%s exists already, in the appliance's own folder; give another folder", path);
 	return 0;
 }
 
-static int make_folder(const struct hvm_import *m, const char *folder, struct hv_error *err)
+static int check_folder(struct hvm_import *m, const char *folder, struct hv_error *err)
 {
 	struct stat st;
+	bool exists;
 	int rc = 0;
 
-	if (mkdir(folder, 0777) && errno != EEXIST)
-		return hv_fail_errno(err, "%s: cannot make the folder", folder);
-	if (stat(folder, &st) || !S_ISDIR(st.st_mode))
+	if (stat(folder, &st) == 0 && !S_ISDIR(st.st_mode))
 		return hv_fail_usage(err, "%s: this is no folder; import writes several files", folder);
 	for (unsigned i = 0; i < m->disks && !rc; i++)
 		if (!m->disk[i].drive->trouble)
-			rc = check_free(m, folder, m->disk[i].name, err);
+			rc = check_free(m, folder, m->disk[i].name, &m->disk[i].exists, err);
 	for (unsigned i = 0; i < m->info.vms && !rc; i++) {
 		char name[80], plain[65];
 
 		hvm_import_name(m, i, plain);
 		snprintf(name, sizeof(name), "%s.conf", plain);
-		rc = check_free(m, folder, name, err);
+		rc = check_free(m, folder, name, &exists, err);
 	}
 	return rc;
+}
+
+static int open_disk(struct hvm_import *m, const struct hvm_imported *disk, struct hv_disk **source,
+		     struct hv_error *err)
+{
+	const struct hv_disk_options options = {.salvage = m->options->salvage,
+						.raw_devices = m->options->raw_devices};
+	int rc = hv_appliance_disk_open(m->appliance, disk->drive, &options, source, err);
+
+	if (rc && disk->drive->length) /* a member: the sentence has only the archive's name */
+		hv_error_prefix(err, "%s", disk->drive->file);
+	return rc;
+}
+
+/* What --force would replace may be what a disk is read from. */
+static int check_source(const struct hvm_import *m, const struct hv_disk *source, const char *folder,
+			struct hv_error *err)
+{
+	for (unsigned i = 0; i < m->disks; i++) {
+		char path[PATH_MAX];
+
+		if (!m->disk[i].exists)
+			continue;
+		snprintf(path, sizeof(path), "%s/%s", folder, m->disk[i].name);
+		if (hvm_is_part_of(source, path))
+			return hv_fail_usage(err, "%s is a part of the appliance; give another folder", path);
+	}
+	return 0;
+}
+
+/* Every disk can be opened, before the first is converted. 0 to go on. */
+static int check_disks(struct hvm_import *m, const char *folder)
+{
+	for (unsigned i = 0; i < m->disks; i++) {
+		struct hvm_imported *disk = &m->disk[i];
+		struct hv_disk *source = NULL;
+		struct hv_error err = {0};
+		int rc;
+
+		if (disk->drive->trouble || !disk->drive->file)
+			continue;
+		rc = open_disk(m, disk, &source, &err);
+		if (!rc)
+			rc = check_source(m, source, folder, &err);
+		hv_disk_close(source);
+		if (!rc)
+			continue;
+		disk->failed = true;
+		fail(m, &err);
+		if (!m->options->salvage || rc == -EINVAL)
+			return m->status;
+	}
+	return 0;
 }
 
 /* --- the disks --- */
@@ -310,8 +344,6 @@ static int make_empty(struct hvm_import *m, struct hvm_imported *disk, const cha
 static int import_disk(struct hvm_import *m, struct hvm_imported *disk, const char *folder,
 		       struct hv_error *err)
 {
-	const struct hv_disk_options options = {.salvage = m->options->salvage,
-						.raw_devices = m->options->raw_devices};
 	struct hv_disk *source;
 	char path[PATH_MAX];
 	int rc;
@@ -319,12 +351,9 @@ static int import_disk(struct hvm_import *m, struct hvm_imported *disk, const ch
 	snprintf(path, sizeof(path), "%s/%s", folder, disk->name); /* check_free saw that it fits */
 	if (!disk->drive->file)
 		return make_empty(m, disk, path, err);
-	rc = hv_appliance_disk_open(m->appliance, disk->drive, &options, &source, err);
-	if (rc) {
-		if (m->appliance && disk->drive->length)
-			hv_error_prefix(err, "%s", disk->drive->file);
+	rc = open_disk(m, disk, &source, err);
+	if (rc)
 		return rc;
-	}
 	tell_new_notes(m);
 	hvm_tell_notes(m->options, source);
 	tell_start(m, disk, source);
@@ -339,7 +368,8 @@ static int import_disks(struct hvm_import *m, const char *folder)
 	for (unsigned i = 0; i < m->disks; i++) {
 		struct hv_error err = {0};
 
-		if (m->disk[i].drive->trouble || !import_disk(m, &m->disk[i], folder, &err))
+		if (m->disk[i].drive->trouble || m->disk[i].failed ||
+		    !import_disk(m, &m->disk[i], folder, &err))
 			continue;
 		if (hvm_signals_asked())
 			hv_fail(&err, ECANCELED, "stopped; the disks that were complete stay in %s", folder);
@@ -384,8 +414,14 @@ static int run(struct hvm_import *m, const char *folder)
 	hvm_import_tell_notes(m, 0);
 	if (check_digests(m) || check_troubles(m))
 		return m->status;
-	if (make_folder(m, folder, &err))
+	if (check_folder(m, folder, &err))
 		return fail(m, &err);
+	if (check_disks(m, folder))
+		return m->status;
+	if (mkdir(folder, 0777) && errno != EEXIST) {
+		hv_fail_errno(&err, "%s: cannot make the folder", folder);
+		return fail(m, &err);
+	}
 	if (import_disks(m, folder))
 		return m->status;
 	if (hvm_import_write_configs(m, folder, &err))

@@ -14,6 +14,8 @@ struct hvm_imported {
 	const struct hv_appliance_vm *vm;
 	const struct hv_appliance_drive *drive;
 	char name[256]; /* of the file in the folder */
+	bool exists;    /* a file of its name is in the folder already */
+	bool failed;    /* it can't be opened */
 	bool done, losses;
 	char sha256[65]; /* "" without --digest */
 	uint64_t size;
