@@ -229,7 +229,8 @@ static void make_plan(struct conversion *v)
 	p->digest = c->digest;
 	p->salvage = c->salvage;
 	p->full = c->holes == HV_HOLES_FULL;
-	p->mapped = p->full || c->create.full;
+	p->mapped = p->full || c->create.full ||
+		    (c->create.subformat && strcmp(c->create.subformat, "fixed") == 0);
 	p->grain = c->holes == HV_HOLES_SPARSE ? GRAIN : 0;
 	p->fill = c->digest || c->verify || p->sink == &hv_sink_append;
 	p->see = p->fill || p->grain || c->salvage || p->sink == &hv_sink_target;
