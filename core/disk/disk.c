@@ -309,6 +309,33 @@ static int check_shape(const struct hv_disk *d, struct hv_error *err)
 	return 0;
 }
 
+static bool has_extension(const struct hv_disk_format *format, const char *path)
+{
+	const char *dot = strrchr(hv_disk_base_name(path), '.');
+
+	for (const char *const *e = format->extensions; dot && e && *e; e++)
+		if (strcasecmp(dot + 1, *e) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * A file without any format's mark, but with a format's name: a fixed VHD that lost its footer, an image of
+ * which nothing arrived. As a raw disk it would be converted without a word.
+ */
+static int check_name(const struct hv_disk_file *f, const struct hv_disk_format *format, struct hv_error *err)
+{
+	if (format != &hv_disk_format_raw || has_extension(format, f->path))
+		return 0;
+	for (unsigned i = 0; i < HV_ARRAY_SIZE(formats); i++)
+		if (formats[i] != format && has_extension(formats[i], f->path))
+			return hv_fail_unsafe(err,
+					      "%s: its name says %s, but nothing in it does: it is cut off or "
+					      "damaged; say --format raw if it is a raw disk",
+					      f->path, formats[i]->name);
+	return 0;
+}
+
 /* Opens one image over its file, which it owns from here on, also on failure. The format opens its parent. */
 static int open_layer(struct hv_disk_file *f, const struct hv_disk_format *format, bool told,
 		      const struct hv_disk_options *options, struct hv_disk_policy *policy, unsigned depth,
@@ -317,8 +344,11 @@ static int open_layer(struct hv_disk_file *f, const struct hv_disk_format *forma
 	struct hv_disk *d;
 	int rc = 0;
 
-	if (!format)
+	if (!format) {
 		rc = probe_file(f, &format, err);
+		if (rc == 0 && !options->salvage)
+			rc = check_name(f, format, err);
+	}
 	if (rc == 0)
 		rc = hv_disk_new(format, f->path, options, &d, err);
 	if (rc < 0) {

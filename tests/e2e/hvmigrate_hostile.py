@@ -295,7 +295,7 @@ for name, lines, want, options in (
         ("CRLF", extent, b"".join(parts), {"end": "\r\n"}),
         ("CRLF and blank lines", [extent[0], "", extent[1]], b"".join(parts[:2]), {"end": "\r\n"}),
         ("an offset into the extent's file", ['RW 4 FLAT "part0.bin" 4', extent[1]], parts[0][2048:] + parts[1], {})):
-    image.write_bytes(flat(lines, create="custom", **options).encode())
+    image.write_bytes(flat(lines, create="twoGbMaxExtentFlat", **options).encode())
     done = run("qemu-img", "convert", "-f", "vmdk", "-O", "raw", image, here / "qemu.raw")
     wrong = done.returncode == 0 and (here / "qemu.raw").read_bytes() != want
     right(f"{name} (qemu-img: status {done.returncode}{', other bytes' if wrong else ''})", image, want)
