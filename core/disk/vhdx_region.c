@@ -265,11 +265,12 @@ static int take_regions(struct hv_disk *d, const uint8_t *table, struct hv_error
 int hv_vhdx_load_regions(struct hv_disk *d, struct hv_error *err)
 {
 	struct hv_vhdx *v = d->state;
-	uint8_t *table = malloc(2 * VHDX_REGION_TABLE), *other = table + VHDX_REGION_TABLE;
+	uint8_t *table = malloc(2 * VHDX_REGION_TABLE), *other;
 	int rc = 0;
 
 	if (!table)
 		return hv_fail(err, ENOMEM, "%s: out of memory", d->path);
+	other = table + VHDX_REGION_TABLE;
 	for (unsigned i = 0; i < 2 && rc == 0; i++) {
 		rc = hv_vhdx_read(d, "region table", i ? other : table, VHDX_REGION_TABLE,
 				  VHDX_REGION_TABLE_AT(i), err);
