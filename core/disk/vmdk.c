@@ -217,7 +217,8 @@ static int open_parent(struct hv_disk *d, const struct hv_vmdk_descriptor *t, st
 	utf8 = hv_vmdk_utf8(base, t->encoding);
 	name[PARENT_NAMES - 1] = utf8;
 	for (unsigned i = 0; i < PARENT_NAMES; i++) {
-		if (!name[i] || (i && strcmp(name[i], name[i - 1]) == 0))
+		if (!name[i] || (i == 1 && strcmp(windows, t->parent_hint) == 0) ||
+		    (i == 2 && strcmp(base, windows) == 0))
 			continue;
 		one = hv_disk_open_parent(d, name[i], "vmdk", &next);
 		/* What was there and failed is told; else that nothing was. */
