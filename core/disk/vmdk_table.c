@@ -179,7 +179,7 @@ static int load(struct hv_vmdk_sparse *s, uint64_t table, uint64_t at, struct hv
 		struct hv_error *err)
 {
 	struct hv_vmdk_block *oldest, *b = find(s, table, &oldest);
-	uint64_t twin;
+	uint64_t twin = 0;
 	int rc = 0;
 
 	if (!b) {
