@@ -60,6 +60,7 @@ enum option_id {
 	O_EXTERNAL,
 	O_RAW_DEVICES,
 	O_TIMEOUT,
+	O_SANDBOX,
 	O_PROGRESS,
 	O_QUIET,
 	O_JSON,
@@ -98,6 +99,7 @@ static const struct option_row rows[] = {
 	{O_RAW_DEVICES, 0, "raw-devices", NULL, "follow a VMDK that describes a whole device", READS},
 	{O_TIMEOUT, 0, "timeout", "SECONDS", "longest wait for an NBD server's answer (60)",
 	 READS & ~(unsigned)IMPORT},
+	{O_SANDBOX, 0, "sandbox", "on|off", "off: for debugging", READS & ~(unsigned)IMPORT},
 	{O_PROGRESS, 0, "progress", "STYLE", "auto, bar, lines or none", LONG},
 	{O_QUIET, 'q', "quiet", NULL, "only results and errors", READS},
 	{O_JSON, 0, "json", NULL, "answer in JSON; convert: events, one a line", ALL},
@@ -280,6 +282,14 @@ static int take_timeout(struct hvm_options *o, const char *value, struct hv_erro
 	return 0;
 }
 
+static int take_sandbox(struct hvm_options *o, const char *value, struct hv_error *err)
+{
+	if (strcmp(value, "on") != 0 && strcmp(value, "off") != 0)
+		return hv_fail_usage(err, "--sandbox: on or off, not '%.32s'", value);
+	o->no_sandbox = !strcmp(value, "off");
+	return 0;
+}
+
 static int take(struct hvm_options *o, enum option_id id, const char *value, struct hv_error *err)
 {
 	switch (id) {
@@ -302,6 +312,8 @@ static int take(struct hvm_options *o, enum option_id id, const char *value, str
 		return take_external(o, value, err);
 	case O_TIMEOUT:
 		return take_timeout(o, value, err);
+	case O_SANDBOX:
+		return take_sandbox(o, value, err);
 	case O_PROGRESS:
 		return take_progress(o, value, err);
 	case O_VERIFY:
