@@ -53,6 +53,7 @@ struct hvm_options {
 	uint32_t block_size, sector_size;
 	enum hv_convert_holes holes;
 	bool verify, digest, resume, force, overwrite_device;
+	bool list; /* import */
 	unsigned threads;
 
 	const char **args; /* owned array: what the command works on, ends with NULL */
@@ -72,8 +73,8 @@ int hvm_check(const struct hvm_options *o);
 int hvm_compare(const struct hvm_options *o);
 int hvm_convert(const struct hvm_options *o);
 int hvm_formats(const struct hvm_options *o);
-/* args[0]: the appliance, args[1]: the folder. Weak as long as it has no file of its own. */
-__attribute__((weak)) int hvm_import(const struct hvm_options *o);
+/* args[0]: the appliance, args[1]: the folder (none with --list). */
+int hvm_import(const struct hvm_options *o);
 
 /* --- source.c: what is read ------------------------------------------------------------------------------- */
 
