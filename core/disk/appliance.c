@@ -162,6 +162,9 @@ int hv_appliance_note(struct hv_appliance *a, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
+	for (unsigned i = 0; i < a->notes; i++)
+		if (!strcmp(a->note[i], text))
+			return 0;                                                /* said already */
 	grown = grow(a, a->note, a->notes + 1, &a->note_room, sizeof(*a->note)); /* a NULL stays behind it */
 	if (!grown)
 		return -ENOMEM;
@@ -746,6 +749,37 @@ static int check_alone(const struct hv_appliance_drive *d, struct hv_disk *disk,
 		d->path, d->file, info.has_parent ? "it builds on another image" : "it names other files");
 }
 
+/* The format that a file's extension stands for; NULL for raw and for what no format has. */
+static const char *format_called(const char *file)
+{
+	const char *dot = strrchr(hv_disk_base_name(file), '.');
+	struct hv_disk_about about;
+
+	for (const char *const *name = hv_disk_formats(); dot && *name; name++) {
+		if (!strcmp(*name, "raw") || !hv_disk_about(*name, &about))
+			continue;
+		for (const char *const *e = about.extensions; e && *e; e++)
+			if (!strcasecmp(dot + 1, *e))
+				return about.name;
+	}
+	return NULL;
+}
+
+/* An image whose header is lost looks like a raw disk; its bytes are not the disk's. */
+static int check_called(const struct hv_appliance_drive *d, struct hv_disk *disk, struct hv_error *err)
+{
+	const char *called = d->file ? format_called(d->file) : NULL;
+	struct hv_disk_info info;
+
+	hv_disk_info(disk, &info);
+	if (!called || strcmp(info.format, "raw") != 0)
+		return 0;
+	return hv_fail_unsafe(err,
+			      "%s: by its name %s is a %s image, and its content is none: it is damaged, or "
+			      "something else",
+			      d->path, d->file, called);
+}
+
 int hv_appliance_disk_open(struct hv_appliance *a, const struct hv_appliance_drive *drive,
 			   const struct hv_disk_options *options, struct hv_disk **disk, struct hv_error *err)
 {
@@ -768,6 +802,8 @@ int hv_appliance_disk_open(struct hv_appliance *a, const struct hv_appliance_dri
 	if (rc)
 		return rc;
 	rc = a->archive ? check_alone(drive, *disk, err) : 0;
+	if (!rc && !o.format)
+		rc = check_called(drive, *disk, err);
 	if (!rc && check_size(a, drive, *disk))
 		rc = hv_fail(err, ENOMEM, "%s: no memory for a note", a->path);
 	if (rc) {

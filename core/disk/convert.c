@@ -22,18 +22,7 @@
 #define TICK_NS    100000000ULL
 #define JOURNAL_NS 5000000000ULL
 
-struct conversion {
-	struct hv_convert *c;
-	struct hv_pipe *pipe;
-	struct hv_disk *dest; /* target, or `made` */
-	struct hv_disk *made; /* owned: its partial files go when it is closed without commit */
-	struct hv_disk_file out;
-	uint64_t *sums, *sums_back, stretch;
-	uint64_t next_tick;
-	bool cancelled;
-};
-
-static uint64_t now_ns(void)
+uint64_t hv_now_ns(void)
 {
 	struct timespec t;
 
@@ -108,7 +97,7 @@ static int check_names(const struct hv_convert *c, struct hv_error *err)
 /* --- the destination -------------------------------------------------------------------------------------- */
 
 /* Standard output that is a regular file, written from its start or behind what it has, keeps its holes. */
-static void look_at_stdout(struct conversion *v)
+static void look_at_stdout(struct hv_conversion *v)
 {
 	struct hv_pipe *p = v->pipe;
 	int flags = fcntl(STDOUT_FILENO, F_GETFL);
@@ -126,7 +115,7 @@ static void look_at_stdout(struct conversion *v)
 	p->out_fresh = st.st_size <= at && v->c->holes != HV_HOLES_FULL;
 }
 
-static int end_stdout(struct conversion *v, struct hv_error *err)
+static int end_stdout(struct hv_conversion *v, struct hv_error *err)
 {
 	struct hv_pipe *p = v->pipe;
 	off_t end = (off_t)(v->out.base + p->end);
@@ -140,7 +129,7 @@ static int end_stdout(struct conversion *v, struct hv_error *err)
 	return 0;
 }
 
-static int begin_destination(struct conversion *v, struct hv_error *err)
+static int begin_destination(struct hv_conversion *v, struct hv_error *err)
 {
 	struct hv_convert *c = v->c;
 	struct hv_disk_create create = c->create;
@@ -156,14 +145,21 @@ static int begin_destination(struct conversion *v, struct hv_error *err)
 		return 0;
 	create.size = create.size ? create.size : hv_disk_size(c->source);
 	create.full |= c->holes == HV_HOLES_FULL;
-	rc = hv_output_begin(c->path, false, &output, err);
-	if (rc == 0)
-		rc = hv_disk_create_on(output, &create, false, &v->made, err);
+	rc = hv_resume_look(v, &create, err);
+	if (rc == 0 && c->resume)
+		rc = hv_resume_begin(v, &create, err);
+	if (rc == 0 && !v->made) {
+		rc = hv_output_begin(c->path, false, &output, err);
+		if (rc == 0) { /* a journal of an earlier conversion speaks of files that are gone now */
+			hv_resume_forget(v);
+			rc = hv_disk_create_on(output, &create, false, &v->made, err);
+		}
+	}
 	v->dest = v->made;
 	return rc;
 }
 
-static int choose_sink(struct conversion *v, struct hv_error *err)
+static int choose_sink(struct hv_conversion *v, struct hv_error *err)
 {
 	struct hv_pipe *p = v->pipe;
 	const struct hv_disk_format *f = v->dest ? v->dest->format : NULL;
@@ -185,7 +181,7 @@ static int choose_sink(struct conversion *v, struct hv_error *err)
 /* --- the pipe --------------------------------------------------------------------------------------------- */
 
 /* Threads and buffers inside the memory that was given: three buffers of a chunk each for a thread. */
-static void choose_sizes(struct hv_pipe *p, unsigned threads, uint64_t memory)
+void hv_pipe_sizes(struct hv_pipe *p, unsigned threads, uint64_t memory)
 {
 	uint32_t least = CHUNK_MIN;
 
@@ -203,7 +199,7 @@ static void choose_sizes(struct hv_pipe *p, unsigned threads, uint64_t memory)
 		p->threads--;
 }
 
-static struct hv_pipe *new_pipe(struct hv_disk *source)
+struct hv_pipe *hv_pipe_new(struct hv_disk *source)
 {
 	struct hv_pipe *p = calloc(1, sizeof(*p));
 
@@ -217,7 +213,7 @@ static struct hv_pipe *new_pipe(struct hv_disk *source)
 	return p;
 }
 
-static void make_plan(struct conversion *v)
+static void make_plan(struct hv_conversion *v)
 {
 	struct hv_convert *c = v->c;
 	struct hv_pipe *p = v->pipe;
@@ -229,14 +225,12 @@ static void make_plan(struct conversion *v)
 	p->digest = c->digest;
 	p->salvage = c->salvage;
 	p->full = c->holes == HV_HOLES_FULL;
-	p->mapped = p->full || c->create.full ||
-		    (c->create.subformat && strcmp(c->create.subformat, "fixed") == 0);
 	p->grain = c->holes == HV_HOLES_SPARSE ? GRAIN : 0;
 	p->fill = c->digest || c->verify || p->sink == &hv_sink_append;
 	p->see = p->fill || p->grain || c->salvage || p->sink == &hv_sink_target;
 	if (p->sink == &hv_sink_append)
 		p->unit = v->dest->block_size > HV_SUM_BLOCK ? v->dest->block_size : HV_SUM_BLOCK;
-	choose_sizes(p, c->threads, c->memory);
+	hv_pipe_sizes(p, c->threads, c->memory);
 	if (p->sink == &hv_sink_append)
 		p->unit = v->dest->block_size;
 }
@@ -244,7 +238,7 @@ static void make_plan(struct conversion *v)
 /* --- running it ------------------------------------------------------------------------------------------- */
 
 /* Tells what was lost, from the calling thread; the last range may still grow until the end. */
-static void tell_losses(struct conversion *v, bool all)
+static void tell_losses(struct hv_conversion *v, bool all)
 {
 	struct hv_pipe *p = v->pipe;
 	struct hv_convert_loss told;
@@ -253,7 +247,7 @@ static void tell_losses(struct conversion *v, bool all)
 		pthread_mutex_lock(&p->lock);
 		bool more = p->losses_told + (all ? 0 : 1) < p->losses;
 		if (more) {
-			const struct hv_loss *l = &p->loss[p->losses_told++];
+			const struct hv_journal_loss *l = &p->loss[p->losses_told++];
 			told.offset = l->offset;
 			told.length = l->length;
 			snprintf(told.why, sizeof(told.why), "%s", l->why ? l->why : "can't be read");
@@ -266,7 +260,7 @@ static void tell_losses(struct conversion *v, bool all)
 	}
 }
 
-static void take_counts(struct conversion *v, struct hv_convert_progress *out)
+static void take_counts(struct hv_conversion *v, struct hv_convert_progress *out)
 {
 	struct hv_pipe *p = v->pipe;
 
@@ -276,9 +270,9 @@ static void take_counts(struct conversion *v, struct hv_convert_progress *out)
 	out->size = p->end;
 }
 
-static void tick(struct conversion *v, bool verifying)
+static void tick(struct hv_conversion *v, bool verifying)
 {
-	uint64_t now = now_ns();
+	uint64_t now = hv_now_ns();
 	struct hv_convert_progress counts;
 
 	if (now < v->next_tick)
@@ -293,7 +287,7 @@ static void tick(struct conversion *v, bool verifying)
 	}
 }
 
-static void drain(struct conversion *v, bool verifying)
+static void drain(struct hv_conversion *v, bool verifying)
 {
 	while (!hv_pipe_idle(v->pipe, 100))
 		tick(v, verifying);
@@ -313,8 +307,23 @@ static void pass_over(struct hv_pipe *p, uint64_t length)
 	pthread_mutex_unlock(&p->lock);
 }
 
-/* Walks the source to its end, or to where the conversion is stopped; nothing is in flight afterwards. */
-static int walk(struct conversion *v, bool verifying, struct hv_error *err)
+/* Every few seconds, when the pipe is past what an earlier run has written. */
+static int checkpoint_if_due(struct hv_conversion *v, struct hv_error *err)
+{
+	struct hv_pipe *p = v->pipe;
+	int rc = 0;
+
+	if (!v->can_journal || p->sink == &hv_sink_none || hv_now_ns() < v->next_checkpoint ||
+	    p->pos <= v->watermark || p->pos < p->until)
+		return 0;
+	drain(v, false);
+	if (!hv_pipe_failed(p))
+		rc = hv_resume_checkpoint(v, err);
+	v->next_checkpoint = hv_now_ns() + (v->c->journal_every_ns ? v->c->journal_every_ns : JOURNAL_NS);
+	return rc;
+}
+
+int hv_conversion_walk(struct hv_conversion *v, bool verifying, struct hv_error *err)
 {
 	struct hv_pipe *p = v->pipe;
 	struct hv_error plan = {0};
@@ -330,6 +339,8 @@ static int walk(struct conversion *v, bool verifying, struct hv_error *err)
 			hv_pipe_push(p, item);
 		else
 			pass_over(p, item->length);
+		if (checkpoint_if_due(v, &plan))
+			hv_pipe_fail(p, p->next, &plan);
 	}
 	drain(v, verifying);
 	if (p->failed) {
@@ -339,102 +350,31 @@ static int walk(struct conversion *v, bool verifying, struct hv_error *err)
 	return v->cancelled ? hv_fail(err, ECANCELED, "%s: the conversion was stopped", p->source->path) : 0;
 }
 
-/* --- verify ----------------------------------------------------------------------------------------------- */
-
-static int make_sums(struct conversion *v, struct hv_error *err)
-{
-	v->stretch = 1ULL << 20;
-	while (v->pipe->end / v->stretch >= HV_SUM_SLOTS)
-		v->stretch *= 2;
-	v->sums = calloc((size_t)(v->pipe->end / v->stretch) + 1, sizeof(uint64_t));
-	v->sums_back = calloc((size_t)(v->pipe->end / v->stretch) + 1, sizeof(uint64_t));
-	if (!v->sums || !v->sums_back)
-		return hv_fail(err, ENOMEM, "%s: no memory for its checksums", v->c->source->path);
-	v->pipe->sums = v->sums;
-	v->pipe->stretch = v->stretch;
-	return 0;
-}
-
-static int compare_sums(const struct conversion *v, const char *path, uint64_t end, struct hv_error *err)
-{
-	for (uint64_t i = 0; i <= end / v->stretch; i++) {
-		uint64_t from = i * v->stretch, to = from + v->stretch < end ? from + v->stretch : end;
-		if (v->sums[i] != v->sums_back[i])
-			return hv_fail(err, EIO,
-				       "%s: what was written differs from what was read, between offsets "
-				       "%llu and %llu of the disk; it was not given its name",
-				       path, (unsigned long long)from, (unsigned long long)to);
-	}
-	return 0;
-}
-
-/* Reads a disk to its end for its checksums. The conversion's own pipe is gone by then, and its memory. */
-static int read_back(struct conversion *v, struct hv_disk *disk, struct hv_error *err)
-{
-	struct hv_pipe *p = v->pipe = new_pipe(disk);
-	int rc;
-
-	if (!p)
-		return hv_fail(err, ENOMEM, "%s: no memory to read it back", disk->path);
-	p->see = p->fill = true;
-	p->sums = v->sums_back;
-	p->stretch = v->stretch;
-	choose_sizes(p, v->c->threads, v->c->memory);
-	for (unsigned i = 0; i < disk->files; i++) /* what is read comes from the medium where it can */
-		(void)posix_fadvise(disk->file[i]->fd, 0, 0, POSIX_FADV_DONTNEED);
-	rc = hv_pipe_start(p, err);
-	if (rc == 0)
-		rc = walk(v, true, err);
-	hv_pipe_free(p);
-	free(p);
-	v->pipe = NULL;
-	return rc;
-}
-
-/*
- * An image of one file is opened anew, as whoever opens it next will. The names inside one of several files
- * are the final ones, which don't exist yet: it is read as it is open.
- */
-static int verify(struct conversion *v, uint64_t end, struct hv_error *err)
-{
-	struct hv_disk *disk = v->dest;
-	struct hv_disk_options options = {.format = v->dest->format->name};
-	int rc = 0;
-
-	if (v->made && v->made->files == 1)
-		rc = hv_disk_open(v->made->file[0]->path, &options, &disk, err);
-	if (rc == 0 && hv_disk_size(disk) != end)
-		rc = hv_fail(err, EIO, "%s: has %llu bytes when it is opened again, and should have %llu",
-			     disk->path, (unsigned long long)hv_disk_size(disk), (unsigned long long)end);
-	if (rc == 0)
-		rc = read_back(v, disk, err);
-	if (rc == 0)
-		rc = compare_sums(v, disk->path, end, err);
-	if (disk != v->dest)
-		hv_disk_close(disk);
-	return rc;
-}
-
 /* --- all of it -------------------------------------------------------------------------------------------- */
 
-static int run(struct conversion *v, struct hv_error *err)
+static int run(struct hv_conversion *v, struct hv_error *err)
 {
 	int rc = 0;
 
 	make_plan(v);
 	if (v->c->verify)
-		rc = make_sums(v, err);
+		rc = hv_verify_begin(v, err);
+	if (rc == 0 && v->resumed)
+		rc = hv_resume_pipe(v, err);
 	if (rc == 0)
 		rc = hv_pipe_start(v->pipe, err);
 	if (rc == 0)
-		rc = walk(v, false, err);
+		rc = hv_conversion_walk(v, false, err);
 	if (rc == 0 && to_stdout(v->c))
 		rc = end_stdout(v, err);
+	if (rc == -ECANCELED && v->can_journal && v->pipe->pos >= v->pipe->until &&
+	    v->pipe->pos > v->watermark)
+		(void)hv_resume_checkpoint(v, NULL); /* what can't be resumed is begun anew */
 	return rc;
 }
 
 /* What the pipe leaves for the caller. */
-static void results(struct conversion *v)
+static void results(struct hv_conversion *v)
 {
 	struct hv_convert *c = v->c;
 
@@ -445,7 +385,7 @@ static void results(struct conversion *v)
 		sha256_digest(&v->pipe->sha, sizeof(c->sha256), c->sha256);
 }
 
-static int finish(struct conversion *v, uint64_t end, struct hv_error *err)
+static int finish(struct hv_conversion *v, uint64_t end, struct hv_error *err)
 {
 	int rc = 0;
 
@@ -454,7 +394,7 @@ static int finish(struct conversion *v, uint64_t end, struct hv_error *err)
 	if (rc == 0 && v->dest)
 		rc = hv_disk_flush(v->dest, err);
 	if (rc == 0 && v->c->verify)
-		rc = verify(v, end, err);
+		rc = hv_verify(v, end, err);
 	if (rc == 0 && v->made)
 		rc = hv_output_commit(v->made->output, err);
 	return rc;
@@ -463,7 +403,7 @@ static int finish(struct conversion *v, uint64_t end, struct hv_error *err)
 int hv_convert(struct hv_convert *c, struct hv_error *err)
 {
 	struct hv_error own;
-	struct conversion v = {.c = c};
+	struct hv_conversion v = {.c = c};
 	uint64_t end = 0;
 	int rc;
 
@@ -477,10 +417,11 @@ int hv_convert(struct hv_convert *c, struct hv_error *err)
 		rc = check_names(c, err);
 	if (rc)
 		return rc;
-	v.pipe = new_pipe(c->source);
+	v.pipe = hv_pipe_new(c->source);
 	if (!v.pipe)
 		return hv_fail(err, ENOMEM, "%s: no memory to convert it", c->source->path);
-	v.next_tick = now_ns() + TICK_NS;
+	v.next_tick = hv_now_ns() + TICK_NS;
+	v.next_checkpoint = hv_now_ns() + (c->journal_every_ns ? c->journal_every_ns : JOURNAL_NS);
 	rc = begin_destination(&v, err);
 	if (rc == 0)
 		rc = choose_sink(&v, err);
@@ -492,9 +433,18 @@ int hv_convert(struct hv_convert *c, struct hv_error *err)
 	hv_pipe_free(v.pipe);
 	free(v.pipe);
 	v.pipe = NULL;
+	/* What the source's damage has stopped would stop there again. */
+	c->resumable = rc != 0 && rc != -EBADMSG && v.journalled;
 	if (rc == 0)
 		rc = finish(&v, end, err);
+	if (v.made)
+		hv_output_keep(v.made->output, c->resumable);
+	if (!c->resumable && v.made)
+		hv_resume_forget(&v);
 	hv_disk_close(v.made);
+	free(v.journal_path);
+	hv_journal_free(&v.journal);
+	hv_journal_free(&v.saved);
 	free(v.sums);
 	free(v.sums_back);
 	if (rc == 0 && c->losses)

@@ -17,6 +17,7 @@
 #include "disk/claims.h"
 #include "disk/convert.h"
 #include "disk/format.h"
+#include "disk/journal.h"
 
 #define HV_ITEM_RUNS   64 /* of an item that may end anywhere */
 #define HV_RING        16 /* items between dispatcher and workers */
@@ -95,11 +96,6 @@ struct hv_layer_claims {
 	bool any_unit;
 };
 
-struct hv_loss {
-	uint64_t offset, length;
-	char *why; /* owned; NULL: not kept */
-};
-
 struct hv_pipe {
 	struct hv_disk *source;
 	uint64_t end;   /* of the walk: the source's size or the destination's, whichever is larger */
@@ -119,7 +115,6 @@ struct hv_pipe {
 
 	struct hv_disk *dest;       /* place, append, target */
 	struct hv_run last_room;    /* place: blocks can be larger than items */
-	bool mapped;                /* place: all room exists already (full) */
 	bool no_kernel_copy;        /* (atomic) copy_file_range doesn't work between these */
 	pthread_mutex_t write_lock; /* one writer at a time: two would spin on the inode's lock */
 	uint64_t unsynced;          /* (atomic) bytes written since write-back was last started */
@@ -140,7 +135,7 @@ struct hv_pipe {
 	uint64_t stretch;
 	struct sha256_ctx sha;
 
-	struct hv_loss *loss; /* in rising order, neighbours merged; under lock */
+	struct hv_journal_loss *loss; /* in rising order, neighbours merged; under lock */
 	unsigned losses, loss_room, losses_told;
 	uint64_t lost;
 
@@ -162,6 +157,48 @@ struct hv_pipe {
 	unsigned threads, started;
 	struct hv_worker worker[HV_WORKERS_MAX];
 };
+
+/* One call of hv_convert. */
+struct hv_conversion {
+	struct hv_convert *c;
+	struct hv_pipe *pipe;
+	struct hv_disk *dest; /* target, or `made` */
+	struct hv_disk *made; /* owned: its partial files go when it is closed without commit */
+	struct hv_disk_file out;
+	uint64_t *sums, *sums_back, stretch; /* verify */
+	uint64_t next_tick;
+	bool cancelled;
+
+	char *journal_path; /* NULL: there can be none */
+	bool can_journal;
+	struct hv_journal journal;        /* what this conversion is */
+	struct hv_journal saved;          /* resume: what the last one was and how far it came */
+	bool resumed, hashed, journalled; /* journalled: there is one, from this run or the last */
+	uint64_t next_checkpoint, watermark;
+};
+
+/* --- convert.c --- */
+uint64_t hv_now_ns(void);
+struct hv_pipe *hv_pipe_new(struct hv_disk *source);
+/* Threads and buffers inside the memory that was given (0: the usual). */
+void hv_pipe_sizes(struct hv_pipe *p, unsigned threads, uint64_t memory);
+/* Walks the source to its end, or to where the conversion is stopped; nothing is in flight afterwards. */
+int hv_conversion_walk(struct hv_conversion *v, bool verifying, struct hv_error *err);
+
+/* --- convert_verify.c --- */
+int hv_verify_begin(struct hv_conversion *v, struct hv_error *err);
+int hv_verify(struct hv_conversion *v, uint64_t end, struct hv_error *err);
+
+/* --- convert_resume.c --- */
+/* What the journal would say of this conversion; with resume, what it says. -ESTALE: another conversion. */
+int hv_resume_look(struct hv_conversion *v, const struct hv_disk_create *create, struct hv_error *err);
+/* Takes the partial files up again: v->made and v->resumed are set. 0 without them: begin anew. */
+int hv_resume_begin(struct hv_conversion *v, const struct hv_disk_create *create, struct hv_error *err);
+/* The pipe's state as it was at the checkpoint. Before the pipe is started. */
+int hv_resume_pipe(struct hv_conversion *v, struct hv_error *err);
+/* Nothing is in flight: makes it durable and writes the journal. */
+int hv_resume_checkpoint(struct hv_conversion *v, struct hv_error *err);
+void hv_resume_forget(struct hv_conversion *v); /* removes the journal */
 
 /* --- convert_pipe.c --- */
 void hv_pipe_init(struct hv_pipe *p);

@@ -84,7 +84,7 @@ int hv_pipe_lose(struct hv_pipe *p, uint64_t offset, uint64_t length, const char
 	int rc = 0;
 
 	pthread_mutex_lock(&p->lock);
-	struct hv_loss *last = p->losses ? &p->loss[p->losses - 1] : NULL;
+	struct hv_journal_loss *last = p->losses ? &p->loss[p->losses - 1] : NULL;
 	p->lost += length;
 	p->count.lost += length;
 	if (last && last->offset + last->length == offset) {
@@ -93,7 +93,7 @@ int hv_pipe_lose(struct hv_pipe *p, uint64_t offset, uint64_t length, const char
 	}
 	if (p->losses == p->loss_room) {
 		unsigned room = p->loss_room ? p->loss_room * 2 : 64;
-		struct hv_loss *more = realloc(p->loss, room * sizeof(*more));
+		struct hv_journal_loss *more = realloc(p->loss, room * sizeof(*more));
 		if (!more) {
 			rc = -ENOMEM;
 			goto out;
@@ -101,7 +101,7 @@ int hv_pipe_lose(struct hv_pipe *p, uint64_t offset, uint64_t length, const char
 		p->loss = more;
 		p->loss_room = room;
 	}
-	p->loss[p->losses] = (struct hv_loss){
+	p->loss[p->losses] = (struct hv_journal_loss){
 		.offset = offset, .length = length, .why = p->losses < HV_LOSS_TEXTS ? strdup(why) : NULL};
 	p->losses++;
 out:

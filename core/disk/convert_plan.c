@@ -105,7 +105,7 @@ static bool lost_before(struct hv_pipe *p, uint64_t offset, struct hv_run *run)
 
 	pthread_mutex_lock(&p->lock);
 	for (unsigned i = 0; i < p->losses && !inside; i++) {
-		const struct hv_loss *l = &p->loss[i];
+		const struct hv_journal_loss *l = &p->loss[i];
 		if (offset < l->offset && l->offset - offset < run->length)
 			run->length = l->offset - offset;
 		inside = offset >= l->offset && offset - l->offset < l->length;

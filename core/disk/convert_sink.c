@@ -17,7 +17,7 @@
 #include "base/bytes.h"
 #include "disk/convert_impl.h"
 
-#define WRITE_BACK (64ULL << 20) /* so many bytes written: tell the kernel to begin with its part */
+#define WRITE_BACK (16ULL << 20) /* so many bytes written: tell the kernel to begin with its part */
 #define COPY_STEP  (256U << 10)  /* read and written through memory: stays in the second-level cache */
 
 const struct hv_sink hv_sink_none = {0};
@@ -55,22 +55,24 @@ static int clean_room(struct hv_pipe *p, const struct hv_run *room, const struct
 	return rc;
 }
 
-/* The room that holds the start of a piece: the last that was given out, or one that exists, or a new one. */
+/*
+ * The room that holds the start of a piece: the last that was given out; or one that exists (a fixed image's,
+ * or what an earlier run has begun, whose map may not be whole yet); or a new one.
+ */
 static int find_room(struct hv_worker *w, const struct hv_piece *piece)
 {
 	struct hv_pipe *p = w->pipe;
 	struct hv_run *room = &p->last_room;
-	int rc = 0;
+	int rc;
 
 	if (room->length > 0 && piece->offset >= room->offset && piece->offset - room->offset < room->length)
 		return 0;
-	if (p->mapped) {
-		rc = hv_disk_map_layer(p->dest, piece->offset, piece->length, room, &w->err);
-		if (rc == 0 && room->kind == HV_RUN_DATA && room->stored == HV_STORED_PLAIN)
-			return 0;
-	}
-	if (rc == 0)
-		rc = p->dest->format->place(p->dest, piece->offset, piece->length, room, &w->err);
+	if (p->dest->block_size &&
+	    hv_disk_map_layer(p->dest, piece->offset, piece->length, room, &w->err) == 0 &&
+	    (room->kind == HV_RUN_DATA || room->fresh) && room->stored == HV_STORED_PLAIN)
+		return 0;
+	*room = (struct hv_run){0};
+	rc = p->dest->format->place(p->dest, piece->offset, piece->length, room, &w->err);
 	if (rc == 0 && (room->offset > piece->offset || room->file >= p->dest->files ||
 			piece->offset - room->offset >= room->length))
 		rc = hv_fail(&w->err, EIO, "%s: the format gave no room for offset %llu", p->dest->path,

@@ -25,6 +25,8 @@ struct hv_output {
 	int dir;
 	char *path, *folder; /* as given; the folder with its slash, or "" */
 	bool resume, keep;
+	struct hv_output_mark *expected; /* owned; NULL: nothing is */
+	unsigned expected_count;
 	unsigned count;
 	struct part *part[HV_DISK_FILES_MAX];
 };
@@ -82,6 +84,22 @@ static int open_partial(struct hv_output *o, struct part *p, struct hv_error *er
 	return hv_fail(err, EBUSY, "%s: another process keeps replacing it", p->file.path);
 }
 
+/* What stands behind the checkpoint's end was written after it: it is written again. */
+static int cut_part(struct hv_output *o, struct part *p, unsigned index, struct hv_error *err)
+{
+	const struct hv_output_mark *m = &o->expected[index];
+
+	if (index >= o->expected_count || p->file.device != m->device || p->file.inode != m->inode ||
+	    p->file.size < m->length)
+		return hv_fail(err, ESTALE, "%s: is not the file that the journal beside it speaks of",
+			       p->file.path);
+	if (ftruncate(p->file.fd, (off_t)m->length) < 0)
+		return hv_fail_errno(err, "%s: cannot be cut to %llu bytes", p->file.path,
+				     (unsigned long long)m->length);
+	p->file.size = m->length;
+	return 0;
+}
+
 static int begin_part(struct hv_output *o, struct part *p, const char *name, struct hv_error *err)
 {
 	int rc;
@@ -102,7 +120,7 @@ static int begin_part(struct hv_output *o, struct part *p, const char *name, str
 		return hv_fail_errno(err, "%s: cannot empty it", p->file.path);
 	if (!o->resume)
 		p->file.size = 0;
-	return 0;
+	return o->expected ? cut_part(o, p, o->count, err) : 0;
 }
 
 static void free_part(struct part *p)
@@ -167,6 +185,28 @@ int hv_output_begin(const char *path, bool resume, struct hv_output **output, st
 	return 0;
 }
 
+int hv_output_mark(struct hv_output *o, unsigned index, struct hv_output_mark *mark, struct hv_error *err)
+{
+	const struct hv_disk_file *f = &o->part[index]->file;
+	struct stat st;
+
+	if (fstat(f->fd, &st) < 0)
+		return hv_fail_errno(err, "%s: cannot look at it", f->path);
+	*mark = (struct hv_output_mark){f->device, f->inode, (uint64_t)st.st_size};
+	return 0;
+}
+
+int hv_output_expect(struct hv_output *o, const struct hv_output_mark *mark, unsigned count,
+		     struct hv_error *err)
+{
+	o->expected = calloc(count ? count : 1, sizeof(*mark));
+	if (!o->expected)
+		return hv_fail(err, ENOMEM, "%s: no memory to go on with it", o->path);
+	memcpy(o->expected, mark, count * sizeof(*mark));
+	o->expected_count = count;
+	return cut_part(o, o->part[0], 0, err);
+}
+
 struct hv_disk_file *hv_output_file(struct hv_output *o, unsigned index)
 {
 	return index < o->count ? &o->part[index]->file : NULL;
@@ -217,5 +257,6 @@ void hv_output_free(struct hv_output *o)
 		close(o->dir);
 	free(o->path);
 	free(o->folder);
+	free(o->expected);
 	free(o);
 }

@@ -19,6 +19,18 @@ int hv_output_begin(const char *path, bool resume, struct hv_output **output, st
 int hv_output_add(struct hv_output *o, const char *name, struct hv_disk_file **file, struct hv_error *err);
 struct hv_disk_file *hv_output_file(struct hv_output *o, unsigned index); /* NULL past the last */
 const char *hv_output_path(const struct hv_output *o);                    /* the final one, as given */
+/* What a partial file was when a checkpoint was written: which file, and how long. */
+struct hv_output_mark {
+	uint64_t device, inode, length;
+};
+int hv_output_mark(struct hv_output *o, unsigned index, struct hv_output_mark *mark, struct hv_error *err);
+/*
+ * For a resumed output, right after hv_output_begin: its files, those that are added later too, must be
+ * these, and are cut to these lengths. -ESTALE for a file that is another one or shorter, also from
+ * hv_output_add.
+ */
+int hv_output_expect(struct hv_output *o, const struct hv_output_mark *mark, unsigned count,
+		     struct hv_error *err);
 /* fsyncs all, renames the first last, fsyncs the folder. */
 int hv_output_commit(struct hv_output *o, struct hv_error *err);
 /* Leave the partial files for a later resume when the output is freed (a journal's doing); else they go. */

@@ -138,7 +138,7 @@ static int load(struct hv_disk *d, uint64_t number, struct hv_qcow2_page **page,
 		p = find(c, number);
 	if (!p) {
 		rc = take(d, &p, err);
-		if (rc < 0)
+		if (rc != 0)
 			return rc;
 		n = hv_disk_file_read_some(d->file[0], p->bytes, (size_t)1 << c->page_bits,
 					   number << c->page_bits, err);
