@@ -307,6 +307,14 @@ static int stopped(const struct conversion *c, const struct hv_error *err)
 	return fail(c, &told);
 }
 
+/* A test that kills conversions can't wait seconds for a checkpoint. */
+static uint64_t journal_every(void)
+{
+	const char *ms = getenv("HVMIGRATE_JOURNAL_MS");
+
+	return ms ? strtoull(ms, NULL, 10) * 1000000 : 0;
+}
+
 static void fill_in(struct conversion *c)
 {
 	const struct hvm_options *o = c->options;
@@ -324,6 +332,7 @@ static void fill_in(struct conversion *c)
 	c->convert.verify = o->verify;
 	c->convert.digest = o->digest;
 	c->convert.resume = o->resume;
+	c->convert.journal_every_ns = journal_every();
 	c->convert.salvage = o->salvage;
 	c->convert.progress = hvm_progress_step;
 	c->convert.lost = lost;
