@@ -65,7 +65,8 @@ def killed_until_done(folder, target, words, took, signals=(signal.SIGKILL,)):
         if -status not in signals and not (status == 1 and "stopped" in err):
             fail(f"{target}: killed, and the status is {status}: {err.strip()}")
         killed += 1
-        if path.exists():  # killed after its last deed: what has its name is complete
+        if path.exists():  # killed at its very end: what has its name is complete, though the journal may be left
+            path.with_name(path.name + ".partial.journal").unlink(missing_ok=True)
             break
     events = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
     went_on = max([event.get("resumed-from", 0) for event in events] + [0])
