@@ -158,11 +158,70 @@ wait "$vm" || rc=$?
 vm=
 [ $rc -eq 0 ] || stop "the VM ended with status $rc: $(cat "$scratch/errors")"
 
+scene "6. Two disks become one"
+say "The same small disk as a VMware image and as a Hyper-V image, made by $(command -v qemu-img >/dev/null && echo qemu-img ||
+	echo hvmigrate) from 64 MiB with holes, text and noise in them. hvmigrate finds out by content what they are, makes \
+raw disks of both, reads back what it wrote, and compares the two:"
+echo
+disks=$scratch/disks
+mkdir "$disks"
+truncate -s 64M "$disks/disk.raw"
+head -c 8M /dev/urandom | dd of="$disks/disk.raw" bs=1M seek=3 conv=notrunc status=none
+yes "a block that compresses" | head -c 8M | dd of="$disks/disk.raw" bs=1M seek=40 conv=notrunc status=none || true
+if command -v qemu-img >/dev/null; then
+	qemu-img convert -f raw -O vmdk -o subformat=streamOptimized "$disks/disk.raw" "$disks/vmware.vmdk"
+	qemu-img convert -f raw -O vhdx "$disks/disk.raw" "$disks/hyperv.vhdx"
+else
+	"$bin/hvmigrate" convert -q -O vmdk:streamOptimized "$disks/disk.raw" "$disks/vmware.vmdk"
+	"$bin/hvmigrate" convert -q -O vhdx "$disks/disk.raw" "$disks/hyperv.vhdx"
+fi
+# In the folder, so that the lines are as short as a reader would type them.
+disk() { # words of the command
+	printf '%s$ hvmigrate %s%s\n' "$green" "$*" "$off"
+	local rc=0
+	(cd "$disks" && timeout -k 2 20 "$bin/hvmigrate" "$@") </dev/null 2>&1 | sed 's/^/  /' || rc=$?
+	[ $rc -eq 0 ] || stop "that failed with status $rc"
+}
+disk info vmware.vmdk
+disk convert --verify vmware.vmdk from-vmware.raw
+disk convert --verify hyperv.vhdx from-hyperv.raw
+disk compare from-vmware.raw from-hyperv.raw
+cmp -s "$disks/from-vmware.raw" "$disks/disk.raw" || stop "the raw disk is not the one that the images were made of"
+printf '  and both are, byte by byte, what they were made of; %s of %s take room on the disk\n' \
+	"$(du -h "$disks/from-vmware.raw" | cut -f1)" "$(du -h --apparent-size "$disks/from-vmware.raw" | cut -f1)"
+took() { # words of the command: the shortest of five runs, in milliseconds
+	local best=999999 start end
+	for _ in 1 2 3 4 5; do
+		rm -f "$disks/timed.raw"
+		start=$(date +%s%N)
+		"$@" "$disks/vmware.vmdk" "$disks/timed.raw" >/dev/null 2>&1 || stop "$1 failed"
+		sync "$disks/timed.raw"
+		end=$(date +%s%N)
+		[ $(((end - start) / 1000000)) -ge $best ] || best=$(((end - start) / 1000000))
+	done
+	echo "$best"
+}
+if command -v qemu-img >/dev/null; then
+	printf '  the VMDK to raw and onto the disk, best of five: hvmigrate %s ms, qemu-img %s ms\n' \
+		"$(took "$bin/hvmigrate" convert -q)" "$(took qemu-img convert -O raw)"
+fi
+echo
+say "An image that is cut off is not made into zeros, but refused:"
+echo
+truncate -s 300K "$disks/vmware.vmdk"
+printf '%s$ truncate -s 300K vmware.vmdk; hvmigrate convert vmware.vmdk again.raw%s\n' "$green" "$off"
+rc=0
+(cd "$disks" && timeout -k 2 20 "$bin/hvmigrate" convert -q vmware.vmdk again.raw) </dev/null >"$scratch/refused" 2>&1 || rc=$?
+fold -s -w $((width - 2)) "$scratch/refused" | sed 's/^/  /; s/ *$//'
+if [ $rc -ne 3 ] || [ -e "$disks/again.raw" ]; then stop "a damaged image was not refused, but ended with status $rc"; fi
+printf '  (status 3, and no again.raw)\n'
+
 printf '\n%sThat was hvkit on a real KVM.%s What to do next:\n' "$bold" "$off"
 cat <<END
   open ${trace#"$PWD"/} in https://ui.perfetto.dev or chrome://tracing: every exit, one bar each
   build/bin/hvrun build/guests/shell     the same guest on your terminal (Ctrl-A x ends it)
   build/bin/hvctl                        from another terminal: lists the running VMs
+  build/bin/hvmigrate --help             disks of Hyper-V, VMware, VirtualBox, QEMU, Parallels
   build/bin/hvrun --doctor               what this machine's KVM can do
   README.md, docs/architecture.md        how to go on
 END

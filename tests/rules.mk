@@ -34,6 +34,13 @@ $(BUILD)/tests/fuzz-%: $(BUILD)/obj/tests/fuzz/%.o $(LIBS)
 FUZZ_BINS   := $(addprefix $(BUILD)/tests/fuzz-,$(FUZZ_NAMES))
 REPLAY_BINS := $(addprefix $(BUILD)/tests/replay-,$(FUZZ_NAMES))
 
+# Programs that end-to-end scripts use to do a thing thousands of times.
+E2E_BINS := $(patsubst tests/e2e/%.c,$(BUILD)/tests/%,$(wildcard tests/e2e/*.c))
+$(E2E_BINS): $(BUILD)/tests/%: $(BUILD)/obj/tests/e2e/%.o $(BUILD)/libhvdisk.a
+	@mkdir -p $(@D)
+	$(call say,LD    $@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) $(BUILD)/libhvdisk.a $(DISK_LIBS)
+
 # The bare programs that bench compares with, and the tiny images that both run.
 BENCH_BINS   := $(addprefix $(BUILD)/bench/,$(basename $(notdir $(wildcard tests/bench/*.c))))
 BENCH_IMAGES := $(patsubst tests/bench/%.S,$(BUILD)/bench/%.bin,$(wildcard tests/bench/*.S))
@@ -52,7 +59,7 @@ RUN = tests/run --build $(BUILD) $(if $(SAN),--san $(SAN)) $(addprefix --only ,$
 .PHONY: unit replay fuzz fuzz-bins e2e check test test-bins bench bench-bins lint format
 unit: $(UNIT_BINS) ## Build the unit tests (build/tests/unit-ROOM)
 replay: $(REPLAY_BINS)
-test-bins: tools guests unit replay $(if $(SAN),,libs)
+test-bins: tools guests unit replay $(E2E_BINS) $(if $(SAN),,libs)
 
 # `make test` may have to install packages first; what pkg-config says is read when make starts, so it starts anew.
 test: ## Install what is missing, build, and run all tests in parallel
@@ -60,7 +67,7 @@ test: ## Install what is missing, build, and run all tests in parallel
 	@$(MAKE) --no-print-directory $(ALL_CPUS) test-bins
 	@CC="$(CC)" $(RUN)
 
-e2e: tools guests ## Run the end-to-end tests only
+e2e: tools guests $(E2E_BINS) ## Run the end-to-end tests only
 	@CC="$(CC)" $(RUN) --kind e2e
 check: libs ## Run the checks of tree, symbols and headers only
 	@CC="$(CC)" $(RUN) --kind check

@@ -162,6 +162,9 @@ int hv_appliance_note(struct hv_appliance *a, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
+	for (unsigned i = 0; i < a->notes; i++)
+		if (!strcmp(a->note[i], text))
+			return 0;                                                /* said already */
 	grown = grow(a, a->note, a->notes + 1, &a->note_room, sizeof(*a->note)); /* a NULL stays behind it */
 	if (!grown)
 		return -ENOMEM;
@@ -344,7 +347,7 @@ int hv_appliance_load_part(int fd, const char *path, uint64_t at, uint64_t lengt
 			return hv_fail_unsafe(err,
 					      "%s: the file ends before byte %llu, where its "
 					      "description does",
-					      path, (unsigned long long)(at + length));
+					      path, (unsigned long long)at + length);
 		errno = -rc;
 		return hv_fail_errno(err, "%s: cannot read it", path);
 	}
@@ -424,7 +427,7 @@ static int finish(struct hv_appliance *a, struct hv_error *err)
 		if (f)
 			f->digest = HV_DIGEST_UNCHECKED;
 	}
-	if (!a->manifest && (!strcmp(a->kind, "ova") || !strcmp(a->kind, "ovf")))
+	if (!a->manifest && a->kind && (!strcmp(a->kind, "ova") || !strcmp(a->kind, "ovf")))
 		hv_appliance_note(
 			a,
 			"%s: there is no manifest: nothing tells whether its files are as they were "
@@ -486,8 +489,8 @@ static int see_root(void *ctx, unsigned depth, const char *name, const char **at
 /* "name.ovf" has its manifest in "name.mf" beside it, or has none. */
 static int read_manifest(struct hv_appliance *a, const char *path, struct hv_error *err)
 {
-	size_t n = strlen(path), length;
-	char name[PATH_MAX], *text;
+	size_t n = strlen(path), length = 0;
+	char name[PATH_MAX], *text = NULL;
 	int rc;
 
 	if (n < 5 || n + 1 > sizeof(name) || strcasecmp(path + n - 4, ".ovf") != 0)
@@ -560,7 +563,8 @@ static int set_folder(struct hv_appliance *a, const char *path, bool above, stru
 	if (!realpath(path, real))
 		return hv_fail_errno(err, "%s: cannot open it", path);
 	slash = strrchr(real, '/');
-	*slash = '\0';
+	if (slash)
+		*slash = '\0';
 	if (above && (slash = strrchr(real, '/')))
 		*slash = '\0';
 	a->folder = hv_appliance_copy(a, *real ? real : "/", *real ? strlen(real) : 1);
@@ -582,14 +586,14 @@ static bool in_export(const char *path)
 
 static int read_file(struct hv_appliance *a, const char *path, struct hv_error *err)
 {
-	size_t length;
-	char *text;
+	size_t length = 0;
+	char *text = NULL;
 	int rc = set_folder(a, path, in_export(path), err);
 
 	if (rc)
 		return rc;
 	rc = hv_appliance_load(path, HV_APPLIANCE_TEXT_MAX, &text, &length, err);
-	if (rc)
+	if (rc || !text)
 		return rc;
 	rc = read_text(a, path, text, length, err);
 	free(text);
@@ -630,7 +634,7 @@ static int is_archive(const char *path, bool *archive, struct hv_error *err)
 
 static int read_any(struct hv_appliance *a, const char *path, struct hv_error *err)
 {
-	bool archive;
+	bool archive = false;
 	int rc = is_archive(path, &archive, err);
 
 	if (rc)
@@ -671,7 +675,7 @@ int hv_appliance_open(const char *path, const struct hv_appliance_options *optio
 		      struct hv_appliance **appliance, struct hv_error *err)
 {
 	struct hv_appliance *a = calloc(1, sizeof(*a));
-	struct hv_error unseen;
+	struct hv_error unseen = {0};
 	int rc;
 
 	err = err ? err : &unseen; /* from here on there always is one: its code is what some return */
@@ -746,6 +750,37 @@ static int check_alone(const struct hv_appliance_drive *d, struct hv_disk *disk,
 		d->path, d->file, info.has_parent ? "it builds on another image" : "it names other files");
 }
 
+/* The format that a file's extension stands for; NULL for raw and for what no format has. */
+static const char *format_called(const char *file)
+{
+	const char *dot = strrchr(hv_disk_base_name(file), '.');
+	struct hv_disk_about about;
+
+	for (const char *const *name = hv_disk_formats(); dot && *name; name++) {
+		if (!strcmp(*name, "raw") || !hv_disk_about(*name, &about))
+			continue;
+		for (const char *const *e = about.extensions; e && *e; e++)
+			if (!strcasecmp(dot + 1, *e))
+				return about.name;
+	}
+	return NULL;
+}
+
+/* An image whose header is lost looks like a raw disk; its bytes are not the disk's. */
+static int check_called(const struct hv_appliance_drive *d, struct hv_disk *disk, struct hv_error *err)
+{
+	const char *called = d->file ? format_called(d->file) : NULL;
+	struct hv_disk_info info;
+
+	hv_disk_info(disk, &info);
+	if (!called || strcmp(info.format, "raw") != 0)
+		return 0;
+	return hv_fail_unsafe(err,
+			      "%s: by its name %s is a %s image, and its content is none: it is damaged, or "
+			      "something else",
+			      d->path, d->file, called);
+}
+
 int hv_appliance_disk_open(struct hv_appliance *a, const struct hv_appliance_drive *drive,
 			   const struct hv_disk_options *options, struct hv_disk **disk, struct hv_error *err)
 {
@@ -768,6 +803,8 @@ int hv_appliance_disk_open(struct hv_appliance *a, const struct hv_appliance_dri
 	if (rc)
 		return rc;
 	rc = a->archive ? check_alone(drive, *disk, err) : 0;
+	if (!rc && !o.format)
+		rc = check_called(drive, *disk, err);
 	if (!rc && check_size(a, drive, *disk))
 		rc = hv_fail(err, ENOMEM, "%s: no memory for a note", a->path);
 	if (rc) {

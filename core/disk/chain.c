@@ -139,11 +139,11 @@ static int resolve(const struct hv_disk *d, const char *name, char **path, char 
 	return -n;
 }
 
-static bool name_agrees(const struct hv_disk *d)
+bool hv_disk_name_agrees(const struct hv_disk_format *format, const char *path)
 {
-	const char *dot = strrchr(hv_disk_base_name(d->path), '.');
+	const char *dot = strrchr(hv_disk_base_name(path), '.');
 
-	for (const char *const *e = d->format->extensions; dot && e && *e; e++)
+	for (const char *const *e = format->extensions; dot && e && *e; e++)
 		if (strcasecmp(dot + 1, *e) == 0)
 			return true;
 	return false;
@@ -155,7 +155,7 @@ static int may_follow(const struct hv_disk *d, const char *name, struct hv_error
 	char *resolved;
 	bool named;
 
-	if (d->follow || name_agrees(d))
+	if (d->follow || hv_disk_name_agrees(d->format, d->path))
 		return 0;
 	resolved = realpath(d->path, NULL);
 	named = is_named_by_user(d->policy, d->path, resolved ? resolved : d->path);

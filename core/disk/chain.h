@@ -22,4 +22,7 @@ void hv_disk_policy_free(struct hv_disk_policy *p); /* NULL is fine */
 int hv_disk_policy_open(const struct hv_disk *d, const char *name, bool writable, struct hv_disk_file **file,
 			struct hv_error *err);
 
+/* Is the path's extension one of that format's? */
+bool hv_disk_name_agrees(const struct hv_disk_format *format, const char *path);
+
 #endif

@@ -69,7 +69,7 @@ static int find_room(struct hv_worker *w, const struct hv_piece *piece)
 		return 0;
 	if (p->dest->block_size &&
 	    hv_disk_map_layer(p->dest, piece->offset, piece->length, room, &w->err) == 0 &&
-	    room->kind == HV_RUN_DATA && room->stored == HV_STORED_PLAIN)
+	    (room->kind == HV_RUN_DATA || room->fresh) && room->stored == HV_STORED_PLAIN)
 		return 0;
 	*room = (struct hv_run){0};
 	rc = p->dest->format->place(p->dest, piece->offset, piece->length, room, &w->err);

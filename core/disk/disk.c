@@ -20,15 +20,11 @@
 /* In the order in which they are tried; those with a mark at the start before VHD's, which stands at the end.
  */
 static const struct hv_disk_format *const formats[] = {
-	&hv_disk_format_qcow2,
-	&hv_disk_format_vhdx,
-	&hv_disk_format_vmdk,
-	&hv_disk_format_vdi,
-	&hv_disk_format_parallels,
-	&hv_disk_format_vhd,
-	&hv_disk_format_raw,
+	&hv_disk_format_qcow2,     &hv_disk_format_vhdx, &hv_disk_format_vmdk, &hv_disk_format_vdi,
+	&hv_disk_format_parallels, &hv_disk_format_vhd,  &hv_disk_format_raw,
 };
 
+#define SEEK_WORTH (256U << 10)
 #define STORED_MAX (64U << 20) /* of an encoded unit: formats allow far less */
 
 static const char *const format_names[] = {"qcow2", "vhdx", "vmdk", "vdi", "parallels", "vhd", "raw", NULL};
@@ -245,7 +241,11 @@ static int read_probe(const struct hv_disk_file *f, struct hv_disk_probe *probe,
 	return hv_disk_file_read(f, "last sector", tail, 512, probe->size - 512, err);
 }
 
-/* The surest claim wins, the first of equals; a weak claim is enough when nobody makes a better one. */
+/*
+ * The surest claim wins; of equals the one that the name agrees with (a fixed VHD's guest can write another
+ * format's mark at the start of its disk), else the first. A weak claim is enough when nobody makes a better
+ * one.
+ */
 static int probe_file(const struct hv_disk_file *f, const struct hv_disk_format **format,
 		      struct hv_error *err)
 {
@@ -257,13 +257,31 @@ static int probe_file(const struct hv_disk_file *f, const struct hv_disk_format 
 		return rc;
 	*format = &hv_disk_format_raw;
 	for (unsigned i = 0; i < HV_ARRAY_SIZE(formats); i++) {
-		int claim = formats[i]->probe(&probe);
+		int claim = 2 * formats[i]->probe(&probe);
 
+		if (claim && hv_disk_name_agrees(formats[i], f->path))
+			claim++;
 		if (claim > best) {
 			best = claim;
 			*format = formats[i];
 		}
 	}
+	return 0;
+}
+
+/*
+ * A file whose name promises a format that its content knows nothing of is a damaged image (a fixed VHD that
+ * lost its footer), and as a raw disk it would be another one.
+ */
+static int check_name(const struct hv_disk_file *f, const struct hv_disk_format *found, struct hv_error *err)
+{
+	for (unsigned i = 0; i < HV_ARRAY_SIZE(formats) && found == &hv_disk_format_raw; i++)
+		if (formats[i] != found && hv_disk_name_agrees(formats[i], f->path))
+			return hv_fail_unsafe(
+				err,
+				"%s: its name says %s, but nothing in it does: it is cut or damaged; say "
+				"--format raw if it is a raw disk all the same",
+				f->path, formats[i]->name);
 	return 0;
 }
 
@@ -319,6 +337,8 @@ static int open_layer(struct hv_disk_file *f, const struct hv_disk_format *forma
 
 	if (!format)
 		rc = probe_file(f, &format, err);
+	if (rc == 0 && !told)
+		rc = check_name(f, format, err);
 	if (rc == 0)
 		rc = hv_disk_new(format, f->path, options, &d, err);
 	if (rc < 0) {
@@ -449,6 +469,30 @@ static int bad_run(const struct hv_disk *d, uint64_t offset, const struct hv_run
 		(unsigned long long)hv_disk_file_size(d->file[run->file < d->files ? run->file : 0]));
 }
 
+/*
+ * A block of many pages may have been written in parts: what is a hole of the file reads as zeros, and so it
+ * needs no reading. Small runs aren't worth the question.
+ */
+static int see_file_holes(const struct hv_disk *d, struct hv_run *run, struct hv_error *err)
+{
+	uint64_t end;
+	bool data;
+	int rc;
+
+	if (run->length < SEEK_WORTH || d->format == &hv_disk_format_raw)
+		return 0;
+	rc = hv_disk_file_seek(d->file[run->file], run->at, &data, &end, err);
+	if (rc < 0)
+		return rc;
+	if (end - run->at < run->length)
+		run->length = end - run->at;
+	if (!data) {
+		run->kind = HV_RUN_ZERO;
+		run->fresh = true;
+	}
+	return 0;
+}
+
 int hv_disk_map_layer(struct hv_disk *d, uint64_t offset, uint64_t length, struct hv_run *run,
 		      struct hv_error *err)
 {
@@ -483,7 +527,7 @@ int hv_disk_map_layer(struct hv_disk *d, uint64_t offset, uint64_t length, struc
 		return bad_run(d, offset, run, err);
 	if (run->length > hv_disk_file_size(d->file[run->file]) - run->at)
 		run->length = hv_disk_file_size(d->file[run->file]) - run->at;
-	return 0;
+	return see_file_holes(d, run, err);
 }
 
 static int map_chain(struct hv_disk *layer, uint64_t offset, uint64_t length, struct hv_run *run,
@@ -708,7 +752,7 @@ static int write_new(struct hv_disk *d, struct hv_disk_io *io, const void *buf, 
 
 static bool is_in_place(const struct hv_run *run)
 {
-	return run->kind == HV_RUN_DATA && run->stored == HV_STORED_PLAIN;
+	return (run->kind == HV_RUN_DATA || run->fresh) && run->stored == HV_STORED_PLAIN;
 }
 
 /* One run: as long as it is in place, or as long as it isn't. */

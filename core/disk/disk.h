@@ -108,7 +108,7 @@ struct hv_run {
 	uint64_t unit;  /* encoded: where the unit starts on the virtual disk, at or before offset */
 	uint32_t unit_length;   /* encoded: bytes of the unit when decoded; the run lies inside it */
 	uint32_t stored_length; /* encoded: bytes in the file, an upper bound */
-	bool fresh; /* while writing: the room was never used, what isn't written reads as zeros */
+	bool fresh;             /* room at `at` that was never written, and reads as zeros */
 };
 
 HV_API_BEGIN

@@ -53,7 +53,7 @@ static bool is_descriptor(const uint8_t *head, size_t length)
 {
 	size_t at = length >= 3 && memcmp(head, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
 
-	while (at < length && memchr(" \t\r\n", head[at], 4))
+	while (at < length && head[at] && strchr(" \t\r\n", head[at]))
 		at++;
 	return at < length && head[at] == '<' && memmem(head + at, length - at, "<Parallels_disk_image", 21);
 }
@@ -392,13 +392,17 @@ static int open_descriptor(struct hv_disk *d, struct hv_error *err)
 				      d->path, (unsigned long long)size);
 	r = calloc(1, sizeof(*r));
 	text = malloc((size_t)size + 1);
-	rc = r && text ? hv_disk_file_read(d->file[0], "descriptor", text, (size_t)size, 0, err)
-		       : hv_fail(err, ENOMEM, "%s: out of memory", d->path);
+	if (!r || !text) {
+		free(r);
+		free(text);
+		return hv_fail(err, ENOMEM, "%s: out of memory", d->path);
+	}
+	rc = hv_disk_file_read(d->file[0], "descriptor", text, (size_t)size, 0, err);
 	if (rc == 0)
 		rc = parse_text(d, r, text, (size_t)size, err);
 	if (rc == 0)
 		rc = follow(d, r, err);
-	for (unsigned i = 0; r && i < r->storages; i++)
+	for (unsigned i = 0; i < r->storages; i++)
 		free(r->storage[i].file);
 	free(r);
 	free(text);

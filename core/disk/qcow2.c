@@ -640,13 +640,19 @@ static void set_kind(const struct hv_disk *d, uint64_t entry, struct hv_run *run
 	}
 }
 
+/* 0 not allocated, 1 data, 2 zeros. */
+static unsigned kind_of_bit(uint64_t bits, unsigned sub)
+{
+	return (unsigned)(bits >> sub & 1) | (unsigned)(bits >> (sub + 32) & 1) << 1;
+}
+
 /* A cluster with subclusters: those from `sub` on that are of one kind. */
 static void map_bits(struct hv_disk *d, uint64_t entry, uint64_t bits, unsigned sub, struct hv_run *run)
 {
-	unsigned n = 1, kind = (bits >> sub & 1) | (bits >> (sub + 32) & 1) << 1;
+	unsigned n = 1, kind = kind_of_bit(bits, sub);
 	uint64_t size = hv_qcow2_of(d)->cluster_size / 32;
 
-	while (sub + n < 32 && ((bits >> (sub + n) & 1) | (bits >> (sub + n + 32) & 1) << 1) == kind)
+	while (sub + n < 32 && kind_of_bit(bits, sub + n) == kind)
 		n++;
 	set_kind(d, kind == 1 ? entry | HV_QCOW2_COPIED : kind == 2 ? HV_QCOW2_ZERO : 0, run);
 	run->offset = sub * size; /* in the cluster, for now */

@@ -227,7 +227,7 @@ int hv_qcow2_commit(struct hv_disk *d, const struct hv_run *run, struct hv_error
 static int zero_by_cluster(struct hv_disk *d, uint64_t cluster, struct hv_error *err)
 {
 	struct hv_qcow2 *q = hv_qcow2_of(d);
-	uint64_t first, count, at;
+	uint64_t first, count, at = 0;
 	bool fresh;
 	int rc = hv_qcow2_allocate(d, 1, false, &first, &count, &fresh, err);
 

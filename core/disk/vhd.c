@@ -170,6 +170,8 @@ int hv_vhd_bits(const struct hv_disk *d, uint64_t bitmap_at, uint32_t first, uin
 	uint8_t bytes[512];
 	uint32_t n = 0;
 
+	*set = false;
+	*count = 0;
 	while (n < max) {
 		uint32_t from = (first + n) / 8 * 8, bit = (first + n) % 8, have = max - n + bit, same;
 		bool now;

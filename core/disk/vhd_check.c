@@ -14,7 +14,6 @@ struct sweep {
 	struct hv_disk_check *check;
 	struct hv_claims *claims;
 	uint64_t claimed; /* bytes of the file that belong to something */
-	uint64_t highest; /* end of the last block in the file */
 	uint64_t strange; /* blocks with bytes in sectors that are marked as never written */
 	uint64_t strange_block;
 	uint64_t empty; /* blocks with no sector present */
@@ -149,26 +148,25 @@ static int check_block(struct sweep *s, uint64_t block, uint64_t entry, struct h
 	struct hv_error why;
 	int rc;
 
-	left = left < v->block_size ? left : v->block_size;
+	left = v->bitmap_size + (left < v->block_size ? left : v->block_size);
 	if (hv_vhd_block(s->d, v, block, entry, &at, &why) < 0) {
 		hv_disk_found(s->check, HV_CHECK_ERROR, "%s", why.text);
 		return 0;
 	}
 	end = hv_vhd_end(s->d, v);
 	whole = v->bitmap_size + (uint64_t)v->block_size;
-	if (!hv_inside(at, v->bitmap_size + left, end))
+	if (!hv_inside(at, left, end))
 		hv_disk_found(
 			s->check, HV_CHECK_ERROR,
 			"%s: block %llu at offset %llu is cut: it has %llu bytes with its bitmap, and the "
 			"file's blocks end at %llu",
 			s->d->path, (unsigned long long)block, (unsigned long long)at,
-			(unsigned long long)(v->bitmap_size + left), (unsigned long long)end);
+			(unsigned long long)left, (unsigned long long)end);
 	if (whole > end - at)
 		whole = end - at;
-	s->highest = at + whole > s->highest ? at + whole : s->highest;
 	s->check->used++;
 	rc = claim(s, at, whole, "block", block, err);
-	return rc < 0 ? rc : check_bitmap(s, block, at, left, err);
+	return rc < 0 ? rc : check_bitmap(s, block, at, left - v->bitmap_size, err);
 }
 
 static int check_entries(struct sweep *s, struct hv_error *err)

@@ -4,9 +4,9 @@
  * in a fixed order; the first file that bears the parent's unique id is the parent.
  *
  * The header also records when the parent was last modified. That is the time of the parent's file, which
- * each copy without its times changes, and which summer time has broken on Windows: VirtualBox, XenServer and
- * libvhdi never look at it, and 86Box takes a difference for a warning only. So do we: the id decides,
- * another time is a note.
+ * each copy without its times changes, and which summer time breaks on Windows. Windows knows an error for it
+ * (0xC03A000F); XenServer's tapdisk has given the check up, as marking a parent hidden or coalescing into it
+ * broke it; 86Box did refuse, and was reported for it. So the id decides here, and another time is a note.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -185,13 +185,16 @@ static int check_id(struct hv_disk *d, const struct vhd *v, struct hv_error *err
 			      want, d->parent->path, has);
 }
 
+/* Hyper-V refuses such a pair (0xC03A0017). XenServer lengthens a disk that has snapshots: its new end is
+ * zeros. */
 static int check_size(struct hv_disk *d, const struct vhd *v, struct hv_error *err)
 {
 	const struct vhd *parent = d->parent->state;
+	bool lengthened = v->size > parent->size && memcmp(v->footer + FOOTER_CREATOR, "tap\0", 4) == 0;
 
 	if (parent->size == v->size)
 		return 0;
-	if (d->salvage)
+	if (d->salvage || lengthened)
 		return hv_disk_note(d,
 				    "the disk has %llu bytes, its parent %llu: one of them was resized since",
 				    (unsigned long long)v->size, (unsigned long long)parent->size);
@@ -216,8 +219,9 @@ static int check_time(struct hv_disk *d, const struct vhd *v)
 		return 0;
 	return hv_disk_note(
 		d,
-		"its parent's file %s was last modified %lld s %s than recorded when this disk was made: it "
-		"was copied or touched, or, if it was written to, this disk is worth nothing",
+		"its parent's file %s was last modified %lld s %s than recorded when this disk was made: if "
+		"it "
+		"was not only copied or touched but written to, this disk's contents can't be trusted",
 		d->parent->path, off < 0 ? -off : off, off < 0 ? "earlier" : "later");
 }
 

@@ -70,7 +70,7 @@ static int place_block(struct hv_disk *d, struct vhd *v, uint64_t block, struct 
 static int place_sectors(struct hv_disk *d, struct vhd *v, uint64_t block, uint64_t entry, uint64_t offset,
 			 uint64_t length, struct hv_run *run, struct hv_error *err)
 {
-	uint32_t within = (uint32_t)(offset % v->block_size), first = within / VHD_SECTOR, count;
+	uint32_t within = (uint32_t)(offset % v->block_size), first = within / VHD_SECTOR, count = 0;
 	uint64_t max = (within % VHD_SECTOR + length + VHD_SECTOR - 1) / VHD_SECTOR, at;
 	bool set;
 	int rc = hv_vhd_block(d, v, block, entry, &at, err);
@@ -161,7 +161,7 @@ static int zero_block(struct hv_disk *d, struct vhd *v, uint64_t offset, uint64_
 		      struct hv_error *err)
 {
 	uint64_t block = offset / v->block_size, entry, at;
-	struct hv_run run;
+	struct hv_run run = {0};
 	int rc = hv_table_get(v->table, block, &entry, err);
 
 	if (rc == 0 && entry == VHD_UNUSED) {
@@ -221,6 +221,13 @@ int hv_vhd_flush(struct hv_disk *d, struct hv_error *err)
 
 /* --- creating --------------------------------------------------------------------------------------------- */
 
+/* The text without its end. */
+static void put_text(uint8_t *to, const char *text)
+{
+	while (*text)
+		*to++ = (uint8_t)*text++;
+}
+
 static void make_footer(struct vhd *v, uint64_t size)
 {
 	uint8_t *f = v->footer;
@@ -228,15 +235,15 @@ static void make_footer(struct vhd *v, uint64_t size)
 	time_t now = time(NULL);
 
 	hv_vhd_geometry(size / VHD_SECTOR, &cylinders, f + FOOTER_HEADS, f + FOOTER_SECTORS);
-	memcpy(f + FOOTER_COOKIE, "conectix", 8);
+	put_text(f + FOOTER_COOKIE, "conectix");
 	hv_put_be32(f + FOOTER_FEATURES, 2); /* reserved, always set */
 	hv_put_be32(f + FOOTER_VERSION, 0x10000);
 	hv_put_be64(f + FOOTER_HEADER, v->type == VHD_FIXED ? UINT64_MAX : VHD_FOOTER);
 	hv_put_be32(f + FOOTER_TIME, now > VHD_EPOCH ? (uint32_t)(now - VHD_EPOCH) : 0);
 	/* What Windows writes: all readers, old QEMU too, then take the current size, not the geometry's. */
-	memcpy(f + FOOTER_CREATOR, "win ", 4);
+	put_text(f + FOOTER_CREATOR, "win ");
 	hv_put_be32(f + FOOTER_CREATOR_VERSION, 0xa0000);
-	memcpy(f + FOOTER_HOST, "Wi2k", 4);
+	put_text(f + FOOTER_HOST, "Wi2k");
 	hv_put_be64(f + FOOTER_ORIGINAL_SIZE, size);
 	hv_put_be64(f + FOOTER_SIZE, size);
 	hv_put_be16(f + FOOTER_CYLINDERS, cylinders);
@@ -251,7 +258,7 @@ static void make_header(struct vhd *v)
 {
 	uint8_t *h = v->header;
 
-	memcpy(h + HEADER_COOKIE, "cxsparse", 8);
+	put_text(h + HEADER_COOKIE, "cxsparse");
 	hv_put_be64(h + HEADER_NEXT, UINT64_MAX);
 	hv_put_be64(h + HEADER_TABLE, v->table_at);
 	hv_put_be32(h + HEADER_VERSION, 0x10000);
@@ -368,7 +375,7 @@ static int allocate_all(struct hv_disk *d, struct vhd *v, struct hv_error *err)
 	int rc = 0;
 
 	for (uint64_t block = 0; rc == 0 && block < v->blocks; block++) {
-		struct hv_run run;
+		struct hv_run run = {0};
 
 		rc = place_block(d, v, block, &run, err);
 		if (rc == 0)
@@ -411,7 +418,7 @@ static int start(struct hv_disk *d, const struct hv_disk_create *create, struct 
 	if (!*v)
 		return hv_fail(err, ENOMEM, "%s: out of memory", d->path);
 	rc = plan(d, create, *v, err);
-	return rc == 0 && (*v)->type != VHD_FIXED ? plan_table(d, *v, err) : rc;
+	return rc == 0 && (*v)->block_size ? plan_table(d, *v, err) : rc;
 }
 
 int hv_vhd_create(struct hv_disk *d, const struct hv_disk_create *create, struct hv_error *err)

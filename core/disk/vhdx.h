@@ -144,6 +144,8 @@ int hv_vhdx_load_metadata(struct hv_disk *d, struct hv_error *err);
 void hv_vhdx_region_at(const uint8_t *table, unsigned index, struct hv_vhdx_region *region);
 void hv_vhdx_item_at(const uint8_t *table, unsigned index, struct hv_vhdx_item *item);
 void hv_vhdx_header_parse(const uint8_t *bytes, struct hv_vhdx_header *header);
+/* The current header of any file; false when it has none. */
+bool hv_vhdx_current_header(const struct hv_disk_file *f, struct hv_vhdx_header *header);
 /* Checks what a table says of one region or item. 0 or -EBADMSG. */
 int hv_vhdx_region_check(struct hv_disk *d, const struct hv_vhdx_region *region, struct hv_error *err);
 int hv_vhdx_item_check(struct hv_disk *d, unsigned index, const struct hv_vhdx_item *item,

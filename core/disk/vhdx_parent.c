@@ -9,6 +9,7 @@
 #include <strings.h>
 
 #include "base/bytes.h"
+#include "disk/chain.h"
 #include "disk/vhdx.h"
 
 static const uint8_t locator_type[16] = {0xb7, 0xef, 0x4a, 0xb0, 0x9e, 0xd1, 0x81, 0x4a,
@@ -135,35 +136,60 @@ static int take_linkage(struct hv_disk *d, struct locator *l, struct hv_error *e
 	return 0;
 }
 
-/* Is the parent that was opened the one? */
-static int check_parent(struct hv_disk *d, const struct locator *l, struct hv_error *err)
+static bool is_wanted(const struct locator *l, const uint8_t *id)
 {
-	const struct hv_vhdx *p = d->parent->state;
-	char is[VHDX_GUID_TEXT], want[VHDX_GUID_TEXT];
-	int rc;
+	return (l->has_id[0] && hv_vhdx_guid_is(id, l->id[0])) ||
+	       (l->has_id[1] && hv_vhdx_guid_is(id, l->id[1]));
+}
 
-	for (unsigned i = 0; i < 2; i++)
-		if (l->has_id[i] && hv_vhdx_guid_is(p->header.data_write, l->id[i])) {
-			if (d->parent->sector_size == d->sector_size)
-				return 0;
-			return hv_fail_unsafe(
-				err, "%s: its sectors have %u bytes, those of its parent %s have %u", d->path,
-				d->sector_size, d->parent->path, d->parent->sector_size);
-		}
-	rc = hv_fail_unsafe(err,
-			    "%s: the parent %s holds data id %s, but %s is expected: it was changed after "
-			    "the child was made, or is another disk",
-			    d->path, d->parent->path, hv_vhdx_guid_text(p->header.data_write, is),
-			    hv_vhdx_guid_text(l->id[l->has_id[0] ? 0 : 1], want));
-	hv_disk_drop_parent(d);
+static int wrong_parent(struct hv_disk *d, const struct locator *l, const char *path, const uint8_t *id,
+			struct hv_error *err)
+{
+	char is[VHDX_GUID_TEXT], want[VHDX_GUID_TEXT];
+
+	return hv_fail_unsafe(
+		err,
+		"%s: the parent %s holds data id %s, but %s is expected: it was changed after the "
+		"child was made, or is another disk",
+		d->path, path, hv_vhdx_guid_text(id, is),
+		hv_vhdx_guid_text(l->id[l->has_id[0] ? 0 : 1], want));
+}
+
+/*
+ * Is the file of that name the parent? Looked at before it is opened with its own parents: each place would
+ * be tried again by each child above, and a circle would never be through.
+ */
+static int peek(struct hv_disk *d, const struct locator *l, const char *name, struct hv_error *err)
+{
+	struct hv_vhdx_header header;
+	struct hv_disk_file *f;
+	int rc = hv_disk_policy_open(d, name, false, &f, err);
+
+	if (rc < 0)
+		return rc;
+	if (!hv_vhdx_current_header(f, &header))
+		rc = hv_fail_unsafe(err, "%s: its parent %s has no intact VHDX header", d->path, f->path);
+	else if (!is_wanted(l, header.data_write))
+		rc = wrong_parent(d, l, f->path, header.data_write, err);
+	hv_disk_file_free(f);
 	return rc;
 }
 
-static int try_name(struct hv_disk *d, const struct locator *l, const char *name, struct hv_error *err)
+/* The one that peek has seen, with its chain. */
+static int open_found(struct hv_disk *d, const struct locator *l, const char *name, struct hv_error *err)
 {
 	int rc = hv_disk_open_parent(d, name, "vhdx", err);
+	const struct hv_vhdx *p;
 
-	return rc == 0 && d->parent ? check_parent(d, l, err) : rc;
+	if (rc < 0)
+		return rc;
+	p = d->parent->state;
+	if (!is_wanted(l, p->header.data_write))
+		rc = wrong_parent(d, l, d->parent->path, p->header.data_write, err);
+	else if (d->parent->sector_size != d->sector_size)
+		rc = hv_fail_unsafe(err, "%s: its sectors have %u bytes, those of its parent %s have %u",
+				    d->path, d->sector_size, d->parent->path, d->parent->sector_size);
+	return rc;
 }
 
 /* The n-th place where the parent could be, fresh; NULL: there is none. */
@@ -203,29 +229,30 @@ static int not_found(struct hv_disk *d, const struct locator *l, struct hv_error
 	return hv_fail_unsafe(err, "%s: the parent locator has no path to the parent", d->path);
 }
 
-/* Each place in turn. What is wrong with a file that was found is told rather than that others aren't there.
- */
+/* Each place in turn. What is wrong with a file that is there is told rather than that others aren't. */
 static int search(struct hv_disk *d, const struct locator *l, struct hv_error *err)
 {
 	struct hv_error first = {0}, now = {0};
-	int rc = -ENOENT, kept = 0;
+	int kept = 0;
 
-	for (unsigned n = 0; n <= LINKAGE && rc < 0; n++) {
+	for (unsigned n = 0; n <= LINKAGE; n++) {
 		char *name = candidate(l, n);
+		int rc;
 
 		if (!name)
 			continue;
-		rc = try_name(d, l, name, &now);
+		rc = peek(d, l, name, &now);
+		if (rc == 0) {
+			rc = open_found(d, l, name, err);
+			free(name);
+			return rc;
+		}
 		free(name);
-		if (rc < 0 && rc != -ENOENT && rc != -ENOTDIR && !kept) {
+		if (rc != -ENOENT && rc != -ENOTDIR && !kept) {
 			kept = rc;
 			first = now;
 		}
-		if (rc == -ENOMEM)
-			break;
 	}
-	if (rc == 0)
-		return 0;
 	if (!kept)
 		return not_found(d, l, err);
 	if (err)
@@ -243,7 +270,7 @@ int hv_vhdx_open_parent(struct hv_disk *d, const uint8_t *bytes, size_t length, 
 	for (unsigned i = 0; i < KEYS && rc == 0; i++)
 		if (l.value[i])
 			hv_disk_property(d, i < LINKAGE ? "parent" : "parent id", "%s", l.value[i]);
-	if (rc == 0)
+	if (rc == 0 && !d->options.alone)
 		rc = search(d, &l, err);
 	free_values(&l);
 	return rc;

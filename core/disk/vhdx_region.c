@@ -99,37 +99,67 @@ static int check_header(struct hv_disk *d, struct hv_error *err)
 	return 0;
 }
 
+/* Which of the two is current: 0, 1; -1 neither, as both are damaged; -2 as they contradict each other. */
+static int choose(uint8_t bytes[2][VHDX_SECTOR], bool intact[2])
+{
+	uint64_t number[2];
+
+	for (unsigned i = 0; i < 2; i++) {
+		intact[i] = is_intact(bytes[i], VHDX_SECTOR, "head");
+		number[i] = hv_le64(bytes[i] + 8);
+	}
+	if (!intact[0] || !intact[1])
+		return intact[0] ? 0 : intact[1] ? 1 : -1;
+	if (number[0] == number[1] && memcmp(bytes[0], bytes[1], VHDX_SECTOR) != 0)
+		return -2;
+	return number[1] > number[0];
+}
+
+static int read_headers(const struct hv_disk_file *f, uint8_t bytes[2][VHDX_SECTOR], struct hv_error *err)
+{
+	int rc = hv_disk_file_read(f, "header", bytes[0], VHDX_SECTOR, VHDX_HEADER_AT(0), err);
+
+	return rc < 0 ? rc : hv_disk_file_read(f, "header", bytes[1], VHDX_SECTOR, VHDX_HEADER_AT(1), err);
+}
+
+bool hv_vhdx_current_header(const struct hv_disk_file *f, struct hv_vhdx_header *header)
+{
+	uint8_t bytes[2][VHDX_SECTOR];
+	bool intact[2];
+	int current;
+
+	if (read_headers(f, bytes, NULL) < 0)
+		return false;
+	current = choose(bytes, intact);
+	if (current >= 0)
+		hv_vhdx_header_parse(bytes[current], header);
+	return current >= 0;
+}
+
 int hv_vhdx_load_headers(struct hv_disk *d, struct hv_error *err)
 {
 	struct hv_vhdx *v = d->state;
 	uint8_t bytes[2][VHDX_SECTOR];
-	struct hv_vhdx_header h[2];
-	int rc = load_identifier(d, err);
+	int rc = load_identifier(d, err), current;
 
-	for (unsigned i = 0; i < 2 && rc == 0; i++) {
-		rc = hv_disk_file_read(d->file[0], "header", bytes[i], VHDX_SECTOR, VHDX_HEADER_AT(i), err);
-		v->header_intact[i] = rc == 0 && is_intact(bytes[i], VHDX_SECTOR, "head");
-		if (rc == 0)
-			hv_vhdx_header_parse(bytes[i], &h[i]);
-	}
+	if (rc == 0)
+		rc = read_headers(d->file[0], bytes, err);
 	if (rc < 0)
 		return rc;
-	if (!v->header_intact[0] && !v->header_intact[1])
+	current = choose(bytes, v->header_intact);
+	if (current == -1)
 		return no_header(d, "both headers, at offsets 65536 and 131072, are damaged", err);
-	if (v->header_intact[0] != v->header_intact[1]) {
-		v->current = v->header_intact[1];
-		hv_disk_note(d, "the header at offset %llu is damaged; the one at %llu is used",
-			     (unsigned long long)VHDX_HEADER_AT(!v->current),
-			     (unsigned long long)VHDX_HEADER_AT(v->current));
-	} else if (h[0].sequence == h[1].sequence && memcmp(bytes[0], bytes[1], VHDX_SECTOR) != 0) {
+	if (current < 0)
 		return no_header(d,
 				 "the headers at offsets 65536 and 131072 differ and have the same sequence "
 				 "number, so neither is current",
 				 err);
-	} else {
-		v->current = h[1].sequence > h[0].sequence;
-	}
-	v->header = h[v->current];
+	v->current = (unsigned)current;
+	if (v->header_intact[0] != v->header_intact[1])
+		hv_disk_note(d, "the header at offset %llu is damaged; the one at %llu is used",
+			     (unsigned long long)VHDX_HEADER_AT(!v->current),
+			     (unsigned long long)VHDX_HEADER_AT(v->current));
+	hv_vhdx_header_parse(bytes[v->current], &v->header);
 	return check_header(d, err);
 }
 
@@ -235,11 +265,12 @@ static int take_regions(struct hv_disk *d, const uint8_t *table, struct hv_error
 int hv_vhdx_load_regions(struct hv_disk *d, struct hv_error *err)
 {
 	struct hv_vhdx *v = d->state;
-	uint8_t *table = malloc(2 * VHDX_REGION_TABLE), *other = table + VHDX_REGION_TABLE;
+	uint8_t *table = malloc(2 * VHDX_REGION_TABLE), *other;
 	int rc = 0;
 
 	if (!table)
 		return hv_fail(err, ENOMEM, "%s: out of memory", d->path);
+	other = table + VHDX_REGION_TABLE;
 	for (unsigned i = 0; i < 2 && rc == 0; i++) {
 		rc = hv_vhdx_read(d, "region table", i ? other : table, VHDX_REGION_TABLE,
 				  VHDX_REGION_TABLE_AT(i), err);
@@ -383,7 +414,7 @@ static int bad_item(struct hv_disk *d, const struct hv_vhdx_item *found, unsigne
 	const struct hv_vhdx *v = d->state;
 
 	return hv_fail_unsafe(err, "%s: the %s at offset %llu is %llu; %s is expected", d->path,
-			      known[which].name, (unsigned long long)(v->metadata_at + found[which].at),
+			      known[which].name, (unsigned long long)v->metadata_at + found[which].at,
 			      (unsigned long long)value, expected);
 }
 

@@ -189,34 +189,54 @@ static int check_parent(struct hv_disk *d, const struct hv_vmdk_descriptor *t, s
 			      d->path, t->parent_cid, d->parent->path, parent->cid, d->path);
 }
 
-/* VMware writes the host's full path when the folders differ; moved to here, the files mostly are together.
+/* Whether this image's own look for a file found none, and not that of an image further down. */
+static bool is_missing(const struct hv_disk *d, int rc, const struct hv_error *err)
+{
+	size_t n = strlen(d->path);
+
+	return rc == -ENOENT && strncmp(err->text, d->path, n) == 0 && err->text[n] == ':';
+}
+
+/*
+ * The names under which a parent may be found: the hint as it is (a backslash may be a part of a name here),
+ * as a Windows path, and, as VMware writes the host's full path when the folders differ, its last part beside
+ * the image, in the descriptor's encoding too.
  */
+#define PARENT_NAMES 4
 static int open_parent(struct hv_disk *d, const struct hv_vmdk_descriptor *t, struct hv_error *err)
 {
-	const char *base = hv_disk_base_name(t->parent_hint);
-	struct hv_error second;
+	const char *hint = t->parent_hint ? t->parent_hint : "", *base = hv_disk_base_name(hint);
 	bool relative;
-	char *name = hv_disk_windows_name(t->parent_hint, &relative), *utf8;
-	int rc;
+	char *windows = hv_disk_windows_name(hint, &relative), *utf8 = NULL;
+	const char *name[PARENT_NAMES] = {hint, windows, base, NULL};
+	struct hv_error first = {0}, next = {0};
+	int rc = -ENOENT, one;
 
-	if (!name)
+	if (!windows)
 		return hv_fail(err, ENOMEM, "%s: out of memory", d->path);
 	utf8 = hv_vmdk_utf8(base, t->encoding);
-	/* As it is first: a backslash may be a part of a name here. */
-	rc = hv_disk_open_parent(d, t->parent_hint, "vmdk", err);
-	if (rc == -ENOENT && strcmp(name, t->parent_hint) != 0)
-		rc = hv_disk_open_parent(d, name, "vmdk", err);
-	if (rc < 0 && strcmp(base, name) != 0 && !d->parent && (rc == -ENOENT || !relative) &&
-	    hv_disk_open_parent(d, base, "vmdk", &second) == 0)
-		rc = 0;
-	if (rc == -ENOENT && utf8 && hv_disk_open_parent(d, utf8, "vmdk", &second) == 0)
-		rc = 0;
-	free(name);
+	name[PARENT_NAMES - 1] = utf8;
+	for (unsigned i = 0; i < PARENT_NAMES; i++) {
+		if (!name[i] || (i == 1 && strcmp(windows, hint) == 0) ||
+		    (i == 2 && strcmp(base, windows) == 0))
+			continue;
+		one = hv_disk_open_parent(d, name[i], "vmdk", &next);
+		/* What was there and failed is told; else that nothing was. */
+		if (i == 0 || !is_missing(d, one, &next)) {
+			rc = one;
+			first = next;
+		}
+		if (rc == 0 || (relative && !is_missing(d, rc, &first)))
+			break;
+	}
+	free(windows);
 	free(utf8);
-	if (rc == -ENOENT)
+	if (is_missing(d, rc, &first))
 		return hv_fail(err, ENOENT,
 			       "%s: its parent \"%.200s\" is not there; put it into the same folder", d->path,
-			       t->parent_hint);
+			       hint);
+	if (rc < 0 && err)
+		*err = first;
 	return rc < 0 ? rc : check_parent(d, t, err);
 }
 

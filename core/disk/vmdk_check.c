@@ -189,6 +189,22 @@ static int check_table(struct look *l, uint64_t table, struct hv_error *err)
 	return rc < 0 ? rc : check_grains(l, table, err);
 }
 
+/*
+ * The next table to look at. Tables that salvage made anew are as many as the header claims, whatever the
+ * file's size, so those that have nothing are passed over together.
+ */
+static uint64_t next_table(struct look *l, uint64_t table)
+{
+	struct hv_vmdk_sparse *s = l->s;
+	struct hv_vmdk_grains g;
+	uint64_t grain = table * s->per_table;
+
+	if (s->tables == s->file || table >= s->directory ||
+	    hv_vmdk_scan(s, grain, s->grains - grain, &g, NULL) < 0 || g.kind != HV_RUN_HOLE)
+		return table;
+	return (grain + g.count) / s->per_table;
+}
+
 /* Room behind the front that nothing leads to. A stream's markers and its end are no such room. */
 static void check_leaks(struct look *l)
 {
@@ -219,7 +235,7 @@ static int check_sparse(struct look *l, struct hv_error *err)
 		rc = hv_fail(err, ENOMEM, "%s: out of memory", l->d->path);
 	else
 		rc = claim_front(l, err);
-	for (uint64_t t = 0; rc == 0 && t < s->directory; t++)
+	for (uint64_t t = next_table(l, 0); rc == 0 && t < s->directory; t = next_table(l, t + 1))
 		rc = check_table(l, t, err);
 	if (rc == 0)
 		check_leaks(l);

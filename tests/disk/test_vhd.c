@@ -12,6 +12,7 @@
 #include "base/bytes.h"
 #include "disk/disk.h"
 #include "disk/format.h"
+#include "disk/output.h"
 #include "make_vhd.h"
 #include "tmp.h"
 
@@ -68,12 +69,13 @@ static uint8_t *numbered(uint64_t size, char who)
 {
 	uint8_t *p = malloc(size);
 
-	for (uint64_t i = 0; i < size; i++)
-		p[i] = i % 512 < 8 ? (uint8_t)(i / 512 >> (i % 8 * 8)) : (uint8_t)who;
+	memset(p, who, size);
+	for (uint64_t at = 0; at < size; at += 512)
+		hv_put_le64(p + at, at / 512);
 	return p;
 }
 
-static bool run(const char *command, ...)
+static HV_PRINTF(1, 2) bool run(const char *command, ...)
 {
 	char line[2048];
 	char *argv[] = {"sh", "-c", line, NULL};
@@ -388,6 +390,37 @@ Test(vhd, a_fixed_disk_is_found_by_its_footer_without_a_name)
 	cr_assert_eq(note_count(d), 0);
 	hv_disk_close(d);
 	clean("disk.img");
+	free(data);
+}
+
+Test(vhd, a_fixed_disk_without_its_footer_is_no_raw_disk_of_that_name)
+{
+	struct hv_disk_options o = {.format = "raw"};
+	uint8_t *data = numbered(SMALL, 'f');
+	struct make_vhd m = small(2, data);
+	struct made_vhd at = make_vhd("a.vhd", &m);
+	struct hv_disk *d;
+
+	cr_assert_eq(truncate("a.vhd", (off_t)at.footer), 0);
+	cr_assert_eq(hv_disk_open("a.vhd", NULL, &d, &err), -EBADMSG);
+	cr_assert(strstr(err.text, "its name says vhd") != NULL, "%s", err.text);
+	d = must_open("a.vhd", &o);
+	hv_disk_close(d);
+	free(data);
+}
+
+Test(vhd, a_guest_that_writes_another_formats_mark_changes_nothing)
+{
+	static const uint8_t qcow2[] = {'Q', 'F', 'I', 0xfb, 0, 0, 0, 3};
+	uint8_t *data = numbered(SMALL, 'f');
+	struct make_vhd m = small(2, data);
+
+	memcpy(data, qcow2, sizeof(qcow2));
+	make_vhd("a.vhd", &m);
+	reads_as("a.vhd", data, SMALL);
+	memcpy(data, "conectix", 8);
+	make_vhd("a.vhd", &m);
+	reads_as("a.vhd", data, SMALL);
 	free(data);
 }
 
@@ -714,6 +747,7 @@ Test(vhd, a_parent_outside_the_folder_is_refused_unless_allowed)
 
 Test(vhd, another_time_of_the_parent_is_a_note_and_another_size_a_refusal)
 {
+	struct made_vhd at = {.footer = 1536 + 512 + 8 * (512 + 4096)};
 	char present[65];
 	struct make_vhd m;
 	uint8_t *want = family(&m, present);
@@ -729,6 +763,15 @@ Test(vhd, another_time_of_the_parent_is_a_note_and_another_size_a_refusal)
 	m.size -= 512;
 	make_vhd("c.vhd", &m);
 	refused("c.vhd", "resized");
+	/* XenServer lengthens children. */
+	m.size = SMALL;
+	m.creator = "tap";
+	make_vhd("c.vhd", &m);
+	patch64("p.vhd", SMALL - 512, 48);
+	patch64("p.vhd", SMALL - 512, at.footer + 48);
+	make_vhd_sums("p.vhd", &at);
+	memset(want + SMALL - 512, 0, present[63] == '1' ? 0 : 512);
+	reads_as("c.vhd", want, SMALL);
 	free((void *)m.data);
 	free(want);
 }
@@ -972,7 +1015,6 @@ Test(vhd, entries_onto_a_parent_locator_are_refused)
 /* Every cut: refused somewhere, or the very bytes. */
 static void cut_everywhere(const char *path, const char *top, const uint8_t *want)
 {
-	struct hv_disk_options o = {.format = "vhd"};
 	uint64_t length;
 	uint8_t *whole = slurp(path, &length), *got = malloc(SMALL);
 
@@ -981,7 +1023,7 @@ static void cut_everywhere(const char *path, const char *top, const uint8_t *wan
 		int rc;
 
 		cr_assert_eq(truncate(path, (off_t)at), 0);
-		rc = hv_disk_open(top, &o, &d, &err);
+		rc = hv_disk_open(top, NULL, &d, &err);
 		if (rc == 0) {
 			cr_assert_str_eq(d->format->name, "vhd");
 			rc = hv_disk_read(d, io, got, SMALL, 0, &err);
@@ -1240,6 +1282,112 @@ Test(vhd, what_a_vhd_cannot_hold_is_a_wrong_request)
 	d = create("a.vhd", NULL, 2040ULL << 30);
 	cr_assert_eq(note_count(d), 0);
 	hv_disk_close(d);
+}
+
+/* --- resuming --------------------------------------------------------------------------------------------- */
+
+static struct hv_disk *begin(const char *subformat, bool resume)
+{
+	struct hv_disk_create c = {.format = "vhd", .subformat = subformat, .size = 13 << 20};
+	struct hv_output *o;
+	struct hv_disk *d = NULL;
+
+	cr_assert_eq(hv_output_begin("r.vhd", resume, &o, &err), 0, "%s", err.text);
+	if (resume)
+		hv_output_keep(o, false);
+	cr_assert_eq(hv_disk_create_on(o, &c, resume, &d, &err), 0, "%s", err.text);
+	return d;
+}
+
+Test(vhd, a_resumed_image_is_the_same_to_the_byte)
+{
+	uint8_t *data = pattern(13 << 20), *whole, *resumed;
+	uint64_t length, length2;
+
+	for (unsigned i = 0; i < 4; i++) {
+		const char *subformat = i % 2 ? "fixed" : "dynamic";
+		uint64_t cut = (i / 2 ? 6U : 0U) << 20;
+		struct hv_disk *d = begin(subformat, false);
+
+		if (cut)
+			cr_assert_eq(hv_disk_write(d, io, data, cut, 0, &err), 0);
+		cr_assert_eq(hv_disk_flush(d, &err), 0);
+		/* Begun and never told the table. */
+		hv_disk_write(d, io, data + cut, 3 << 20, cut, &err);
+		hv_output_keep(d->output, true);
+		hv_disk_close(d);
+		d = begin(subformat, true);
+		cr_assert_eq(hv_disk_size(d), 13 << 20);
+		cr_assert_eq(hv_disk_write(d, io, data + cut, (13 << 20) - cut, cut, &err), 0, "%s",
+			     err.text);
+		cr_assert_eq(hv_disk_commit(d, &err), 0, "%s", err.text);
+		hv_disk_close(d);
+		reads_as("r.vhd", data, 13 << 20);
+		clean("r.vhd");
+		resumed = slurp("r.vhd", &length);
+		d = begin(subformat, false);
+		cr_assert_eq(hv_disk_write(d, io, data, 13 << 20, 0, &err), 0);
+		cr_assert_eq(hv_disk_commit(d, &err), 0);
+		hv_disk_close(d);
+		whole = slurp("r.vhd", &length2);
+		cr_assert_eq(length, length2);
+		/* But for the ids and times of two images, at both ends. */
+		cr_assert_arr_eq(whole + 512, resumed + 512, length - 1024);
+		free(whole);
+		free(resumed);
+	}
+	free(data);
+}
+
+/* --- threads ---------------------------------------------------------------------------------------------- */
+
+static struct hv_disk *shared;
+static uint8_t *shared_mirror;
+
+#define STRIP  24576U
+#define STRIPS 400U
+
+static void *writer(void *arg)
+{
+	unsigned who = (unsigned)(uintptr_t)arg;
+	struct hv_disk_io *own = hv_disk_io_new();
+	struct hv_error e;
+	uint8_t got[512];
+
+	for (unsigned i = who; i < STRIPS; i += 4) {
+		uint64_t at = (uint64_t)(i * 7 % STRIPS) * STRIP;
+
+		if (hv_disk_write(shared, own, shared_mirror + at, STRIP, at, &e) < 0 ||
+		    hv_disk_read(shared, own, got, sizeof(got), at + 1024, &e) < 0 ||
+		    memcmp(got, shared_mirror + at + 1024, sizeof(got)) != 0)
+			abort();
+		if (i % 64 == 0 && hv_disk_flush(shared, &e) < 0)
+			abort();
+	}
+	hv_disk_io_free(own);
+	return NULL;
+}
+
+Test(vhd, threads_write_beside_each_other)
+{
+	struct hv_disk_options o = {.writable = true};
+	uint64_t size = (uint64_t)STRIP * STRIPS;
+	pthread_t thread[4];
+
+	shared_mirror = pattern(size);
+	shared = create("a.vhd", NULL, size);
+	cr_assert_eq(hv_disk_commit(shared, &err), 0);
+	hv_disk_close(shared);
+	shared = must_open("a.vhd", &o);
+	for (uintptr_t i = 0; i < 4; i++)
+		cr_assert_eq(pthread_create(&thread[i], NULL, writer, (void *)i), 0);
+	for (unsigned i = 0; i < 4; i++)
+		pthread_join(thread[i], NULL);
+	cr_assert_eq(hv_disk_flush(shared, &err), 0);
+	hv_disk_close(shared);
+	reads_as("a.vhd", shared_mirror, size);
+	cr_assert_eq(check("a.vhd", false).errors, 0, "%s", found);
+	free(shared_mirror);
 }
 
 /* --- how fast --------------------------------------------------------------------------------------------- */

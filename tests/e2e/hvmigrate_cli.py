@@ -70,6 +70,50 @@ check(json.loads(hvmigrate("info", "--json", "-f", "raw", "disk.vhd").out)["form
 check(json.loads(hvmigrate("info", "--json", "-f", "vpc", "disk.vhd").out)["format"] == "vhd", "vpc is vhd")
 check(json.loads(hvmigrate("info", "--json", "--chain", "disk.vhd").out)["chain"] == [], "--chain without parents")
 
+# --- chains, and files that an image leads to ------------------------------------------------------------------------
+
+(TMP / "chain").mkdir()
+(TMP / "elsewhere").mkdir()
+qemu("convert", "-f", "raw", "-O", "qcow2", "disk.raw", "elsewhere/base.qcow2")
+shutil.copy(TMP / "elsewhere/base.qcow2", TMP / "chain/base.qcow2")
+qemu("create", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "chain/top.qcow2")
+qemu("create", "-f", "qcow2", "-b", TMP / "elsewhere/base.qcow2", "-F", "qcow2", "chain/out.qcow2")
+done = hvmigrate("info", "chain/top.qcow2")
+check(done.returncode == 0 and "base.qcow2" in done.out and "--chain" in done.err, "info of an overlay", done.out, done.err)
+done = hvmigrate("info", "--chain", "chain/top.qcow2")
+check(re.search(r"^chain\n  chain/top.qcow2  qcow2 .*\n    chain/base.qcow2  qcow2 .*\n\Z", done.out, re.M), "info --chain", done.out)
+info = json.loads(hvmigrate("info", "--chain", "--json", "chain/top.qcow2").out)
+check(info["parent"] and [p["path"] for p in info["chain"]] == ["chain/base.qcow2"] and not info["chain"][0]["parent"],
+      "info --chain --json", info)
+runs = json.loads(hvmigrate("map", "--json", "chain/top.qcow2").out)
+check({r["depth"] for r in runs if r["kind"] == "data"} == {1}, "the map knows the depth", runs)
+refused("a parent in another tree", hvmigrate("convert", "-q", "chain/out.qcow2", "chain.raw"), 3, "--allow-external")
+done = hvmigrate("check", "chain/out.qcow2")
+check(done.returncode == 3 and "--allow-external" in done.out, "check tells of it", done.out)
+done = hvmigrate("convert", "--allow-external", TMP / "elsewhere/base.qcow2", "chain/out.qcow2", "chain.raw")
+check(done.returncode == 0, "--allow-external", done.err)
+same("and the bytes are its", "disk.raw", "chain.raw")
+refused("onto a parent", hvmigrate("convert", "--force", "chain/top.qcow2", "chain/base.qcow2"), 2, "part of the source")
+os.unlink(TMP / "chain/base.qcow2")
+refused("a parent that is gone", hvmigrate("map", "chain/top.qcow2"), 1, "base.qcow2")
+check(hvmigrate("info", "chain/top.qcow2").returncode == 0, "info works without it")
+
+write("whole.vmdk", b"""# Disk DescriptorFile
+version=1
+CID=12345678
+parentCID=ffffffff
+createType="fullDevice"
+RW 18432 FLAT "/dev/null" 0
+ddb.virtualHWVersion = "4"
+""")
+refused("a VMDK of a device", hvmigrate("convert", "-q", "whole.vmdk", "x.raw"), 1, "--raw-devices")
+refused("that alone is not enough", hvmigrate("convert", "-q", "--raw-devices", "whole.vmdk", "x.raw"), 3, "--allow-external")
+
+qemu("convert", "-f", "raw", "-O", "vhdx", "disk.raw", "disk.vhdx")
+before = (TMP / "disk.vhdx").read_bytes()
+done = hvmigrate("check", "--replay-log", "disk.vhdx")
+check(done.returncode == 0 and (TMP / "disk.vhdx").read_bytes() == before, "--replay-log with nothing to replay", done.err)
+
 # --- map -------------------------------------------------------------------------------------------------------------
 
 runs = json.loads(hvmigrate("map", "--json", "disk.raw").out)

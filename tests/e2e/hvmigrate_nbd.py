@@ -61,12 +61,11 @@ class Blocks(Server):
 with Blocks(pattern(4 * MIB, 5)) as blocks:
     converted(blocks, "blocks.raw")
     odd = write("odd.raw", pattern(3 * MIB + 1234, 6))
-    before = bytes(blocks.data)
     done = hvmigrate("convert", odd, blocks.uri)
     check(done.returncode == 0 and blocks.data[:3 * MIB + 1234] == odd.read_bytes()
-          and blocks.data[3 * MIB + 1234:] == before[3 * MIB + 1234:],
-          "a disk of no whole blocks is written, and what lies behind it stays", done.err)
-    check("what lies behind it stays" in done.err and blocks.flushes > 0, "that is said, and flushed at the end", done.err)
+          and not any(blocks.data[3 * MIB + 1234:]),
+          "a disk of no whole blocks is written, and zeros behind it", done.err)
+    check("what lies behind it becomes zeros" in done.err and blocks.flushes > 0, "that is said, and flushed at the end", done.err)
 
 thin = sparse("thin.raw", len(disk), (MIB, disk[:MIB]), (5 * MIB, disk[MIB:2 * MIB]))
 with Server(b"\xff" * len(disk)) as target:
@@ -192,6 +191,8 @@ def serve(command, path):
 def stop(server):
     server.terminate()
     server.wait(LIMIT)
+    for path in TMP.glob("*.sock"):
+        path.unlink()
 
 
 def free_port():

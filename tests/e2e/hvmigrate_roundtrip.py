@@ -151,8 +151,8 @@ for target in TARGETS[1:]:
     done = hvmigrate("convert", "--force", "-O", target.name, raw, made)
     check(done.returncode == 0, f"a disk of holes to {target}", done.err)
     done = hvmigrate("convert", "--force", "-O", "raw", made, TMP / "holes.out")
-    # A block of the target's is at most 32 MiB with hvmigrate's defaults; the three islands lie in three of them.
-    check(done.returncode == 0 and room(TMP / "holes.out") < size, f"and back, with holes in it: {room(TMP / 'holes.out')}",
-          done.err)
+    # A fixed VHDX says that all its blocks hold data; the others' blocks are small enough to leave something out.
+    check(done.returncode == 0 and (target.name == "vhdx:fixed" or room(TMP / "holes.out") < size),
+          f"and back, with holes in it: {room(TMP / 'holes.out')}", done.err)
     back = bytes_of(TMP / "holes.out")
     check(sha(back[:size]) == whole and not any(back[size:]), "to the same bytes")

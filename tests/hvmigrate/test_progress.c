@@ -11,7 +11,8 @@
 
 static struct hv_convert_progress step_of(uint64_t size, uint64_t done, uint64_t copied)
 {
-	return (struct hv_convert_progress){.size = size, .done = done, .copied = copied, .skipped = done - copied};
+	return (struct hv_convert_progress){
+		.size = size, .done = done, .copied = copied, .skipped = done - copied};
 }
 
 /* 100 MiB/s of a disk of 4 GiB, half of which are holes, for some seconds. */

@@ -115,7 +115,11 @@ int hvm_check(const struct hvm_options *o)
 	struct hv_disk *disk = NULL;
 	int status;
 
-	if (open_somehow(o, &disk, &check, &err)) {
+	if (hvm_sandbox(
+		    o,
+		    &(struct hvm_reach){.image = {o->args[0]}, .in_place = o->replay_log ? o->args[0] : NULL},
+		    &err) ||
+	    open_somehow(o, &disk, &check, &err)) {
 		json_decref(f.list);
 		return hvm_fail(o, &err);
 	}

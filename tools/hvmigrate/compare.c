@@ -77,7 +77,9 @@ int hvm_compare(const struct hvm_options *o)
 	struct hv_disk *a = NULL, *b = NULL;
 	int rc, status;
 
-	rc = hvm_open(o->args[0], &options, &a, &err);
+	rc = hvm_sandbox(o, &(struct hvm_reach){.image = {o->args[0], o->args[1]}}, &err);
+	if (!rc)
+		rc = hvm_open(o->args[0], &options, &a, &err);
 	options.format = o->second_format;
 	if (!rc)
 		rc = hvm_open(o->args[1], &options, &b, &err);

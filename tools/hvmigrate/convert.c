@@ -117,7 +117,7 @@ static int open_target(struct conversion *c, struct hv_error *err)
 		return hv_fail(err, ENOSPC, "%s: holds %s, and the disk needs %s", c->to,
 			       hvm_size(room, have), hvm_size(size, need));
 	if (room > size)
-		hvm_say(c->options, "note: %s is larger than the disk; what lies behind it stays as it is",
+		hvm_say(c->options, "note: %s is larger than the disk; what lies behind it becomes zeros",
 			c->to);
 	c->convert.target = c->target;
 	c->convert.path = NULL;
@@ -307,6 +307,14 @@ static int stopped(const struct conversion *c, const struct hv_error *err)
 	return fail(c, &told);
 }
 
+/* A test that kills conversions can't wait seconds for a checkpoint. */
+static uint64_t journal_every(void)
+{
+	const char *ms = getenv("HVMIGRATE_JOURNAL_MS");
+
+	return ms ? strtoull(ms, NULL, 10) * 1000000 : 0;
+}
+
 static void fill_in(struct conversion *c)
 {
 	const struct hvm_options *o = c->options;
@@ -324,6 +332,7 @@ static void fill_in(struct conversion *c)
 	c->convert.verify = o->verify;
 	c->convert.digest = o->digest;
 	c->convert.resume = o->resume;
+	c->convert.journal_every_ns = journal_every();
 	c->convert.salvage = o->salvage;
 	c->convert.progress = hvm_progress_step;
 	c->convert.lost = lost;
@@ -353,6 +362,18 @@ static int run(struct conversion *c)
 	return rc ? fail(c, &err) : HV_EXIT_OK;
 }
 
+/* What is there already is written in place only when that was said; else the folder gets a new file. */
+static int lock_in(const struct conversion *c, struct hv_error *err)
+{
+	struct hvm_reach reach = {.image = {c->from}};
+
+	if (c->options->overwrite_device)
+		reach.in_place = c->to;
+	else if (!is_stdout(c->to))
+		reach.result = c->to;
+	return hvm_sandbox(c->options, &reach, err);
+}
+
 int hvm_convert(const struct hvm_options *o)
 {
 	struct conversion c = {.options = o, .from = o->args[0], .to = o->args[1]};
@@ -362,7 +383,10 @@ int hvm_convert(const struct hvm_options *o)
 
 	if (o->json)
 		c.events = is_stdout(c.to) ? stderr : stdout;
-	status = hvm_open(c.from, &options, &c.source, &err) ? fail(&c, &err) : run(&c);
+	if (lock_in(&c, &err) || hvm_open(c.from, &options, &c.source, &err))
+		status = fail(&c, &err);
+	else
+		status = run(&c);
 	hv_disk_close(c.target);
 	hv_disk_close(c.source);
 	return status;

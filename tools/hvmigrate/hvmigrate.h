@@ -1,7 +1,7 @@
 /*
  * What the files of hvmigrate share. main.c is the order of things, options.c the command line, screen.c what
  * is written and how, progress.c the bar and its kin, signals.c being asked to stop, source.c opens what is
- * read; each command has a file of its own.
+ * read, sandbox.c locks us in before; each command has a file of its own.
  */
 #ifndef HVMIGRATE_H
 #define HVMIGRATE_H
@@ -39,7 +39,7 @@ struct hvm_options {
 
 	/* how sources are read */
 	const char *format, *second_format; /* -f, -F; NULL: found out by content */
-	bool salvage, raw_devices;
+	bool salvage, raw_devices, no_sandbox;
 	const char **external; /* owned array of argv's strings */
 	unsigned externals;
 	uint32_t timeout_ms; /* for an NBD server's answer; 0: the library's own */
@@ -53,6 +53,7 @@ struct hvm_options {
 	uint32_t block_size, sector_size;
 	enum hv_convert_holes holes;
 	bool verify, digest, resume, force, overwrite_device;
+	bool list; /* import */
 	unsigned threads;
 
 	const char **args; /* owned array: what the command works on, ends with NULL */
@@ -72,8 +73,8 @@ int hvm_check(const struct hvm_options *o);
 int hvm_compare(const struct hvm_options *o);
 int hvm_convert(const struct hvm_options *o);
 int hvm_formats(const struct hvm_options *o);
-/* args[0]: the appliance, args[1]: the folder. Weak as long as it has no file of its own. */
-__attribute__((weak)) int hvm_import(const struct hvm_options *o);
+/* args[0]: the appliance, args[1]: the folder (none with --list). */
+int hvm_import(const struct hvm_options *o);
 
 /* --- source.c: what is read ------------------------------------------------------------------------------- */
 
@@ -90,6 +91,18 @@ void hvm_tell_notes(const struct hvm_options *o, const struct hv_disk *disk);
 const char *hvm_format_words(const struct hv_disk_info *info, char *buf, size_t size);
 /* Whether path is a file of the disk or of its chain. */
 bool hvm_is_part_of(const struct hv_disk *disk, const char *path);
+
+/* --- sandbox.c: locking ourselves in ---------------------------------------------------------------------- */
+
+/* What a command needs once it is locked in: names as the user gave them, NULL for none. */
+struct hvm_reach {
+	const char *image[2]; /* their folders are read */
+	const char *in_place; /* a file or device that is there and is written */
+	const char *result;   /* its folder is written */
+};
+/* no_new_privs, Landlock where the kernel has it, a system call filter. For good; before any thread starts.
+ */
+int hvm_sandbox(const struct hvm_options *o, const struct hvm_reach *reach, struct hv_error *err);
 
 /* --- screen.c: what is written ---------------------------------------------------------------------------- */
 

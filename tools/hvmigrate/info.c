@@ -68,7 +68,7 @@ static void add_shape(struct table *t, const struct hv_disk_info *info)
 	add(t, "sectors", text);
 	if (info->block_size)
 		add_size(t, "blocks", info->block_size);
-	if (info->cylinders) {
+	if (info->cylinders && info->sectors) {
 		snprintf(text, sizeof(text), "%u cylinders, %u heads, %u sectors a track", info->cylinders,
 			 info->heads, info->sectors);
 		add(t, "geometry", text);
@@ -222,7 +222,8 @@ int hvm_info(const struct hvm_options *o)
 	struct hv_disk *disk;
 
 	options.alone = !o->chain;
-	if (hvm_open(o->args[0], &options, &disk, &err))
+	if (hvm_sandbox(o, &(struct hvm_reach){.image = {o->args[0]}}, &err) ||
+	    hvm_open(o->args[0], &options, &disk, &err))
 		return hvm_fail(o, &err);
 	if (o->json)
 		print_json(o, disk);

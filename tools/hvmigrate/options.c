@@ -21,7 +21,7 @@ static const struct hvm_command commands[] = {
 	{"check", "[options] IMAGE", "look at all of an image's metadata", 1, 1, hvm_check},
 	{"map", "[options] IMAGE", "tell where data, zeros and holes are", 1, 1, hvm_map},
 	{"compare", "[options] A B", "tell whether two disks hold the same bytes", 2, 2, hvm_compare},
-	{"import", "[options] APPLIANCE DIR", "take over a VM: disks and description", 2, 2, hvm_import},
+	{"import", "[options] APPLIANCE DIR", "take over a VM: disks and description", 1, 2, hvm_import},
 	{"formats", "[--json]", "list the formats that are read and written", 0, 0, hvm_formats},
 };
 
@@ -52,12 +52,15 @@ enum option_id {
 	O_FULL,
 	O_FORCE,
 	O_DEVICE,
+	O_LIST,
+	O_DRY_RUN,
 	O_CHAIN,
 	O_REPLAY,
 	O_SALVAGE,
 	O_EXTERNAL,
 	O_RAW_DEVICES,
 	O_TIMEOUT,
+	O_SANDBOX,
 	O_PROGRESS,
 	O_QUIET,
 	O_JSON,
@@ -76,7 +79,7 @@ static const struct option_row rows[] = {
 	{O_FORMAT, 'f', "format", "FMT", "read the source as this, whatever it looks like",
 	 READS & ~(unsigned)IMPORT},
 	{O_SECOND_FORMAT, 'F', "second-format", "FMT", "the same for B", COMPARE},
-	{O_OUT, 'O', "output", "FMT[:SUB]", "write this format; else DST's name decides", CONVERT},
+	{O_OUT, 'O', "output", "FMT[:SUB]", "write this format; else DST's name decides", CONVERT | IMPORT},
 	{O_BLOCK_SIZE, 0, "block-size", "SIZE", "of the written blocks, grains or clusters", CONVERT},
 	{O_SECTOR_SIZE, 0, "sector-size", "512|4096", "logical sectors to write (4096: VHDX only)", CONVERT},
 	{O_THREADS, 'j', "threads", "N", "threads; else one a CPU, at most 8", LONG},
@@ -87,6 +90,8 @@ static const struct option_row rows[] = {
 	{O_FULL, 0, "full", NULL, "allocate everything, holes too", CONVERT | IMPORT},
 	{O_FORCE, 0, "force", NULL, "replace a file that exists", CONVERT | IMPORT},
 	{O_DEVICE, 0, "overwrite-device", NULL, "DST is a block device: write over it", CONVERT},
+	{O_LIST, 0, "list", NULL, "only tell what is in the appliance", IMPORT},
+	{O_DRY_RUN, 0, "dry-run", NULL, "the same", IMPORT},
 	{O_CHAIN, 0, "chain", NULL, "tell of parents and backing files too", INFO},
 	{O_REPLAY, 0, "replay-log", NULL, "write a VHDX's dirty log into its file", CHECK},
 	{O_SALVAGE, 0, "salvage", NULL, "take what a damaged image still gives (status 3)", READS},
@@ -94,6 +99,7 @@ static const struct option_row rows[] = {
 	{O_RAW_DEVICES, 0, "raw-devices", NULL, "follow a VMDK that describes a whole device", READS},
 	{O_TIMEOUT, 0, "timeout", "SECONDS", "longest wait for an NBD server's answer (60)",
 	 READS & ~(unsigned)IMPORT},
+	{O_SANDBOX, 0, "sandbox", "on|off", "off: for debugging", READS & ~(unsigned)IMPORT},
 	{O_PROGRESS, 0, "progress", "STYLE", "auto, bar, lines or none", LONG},
 	{O_QUIET, 'q', "quiet", NULL, "only results and errors", READS},
 	{O_JSON, 0, "json", NULL, "answer in JSON; convert: events, one a line", ALL},
@@ -276,6 +282,14 @@ static int take_timeout(struct hvm_options *o, const char *value, struct hv_erro
 	return 0;
 }
 
+static int take_sandbox(struct hvm_options *o, const char *value, struct hv_error *err)
+{
+	if (strcmp(value, "on") != 0 && strcmp(value, "off") != 0)
+		return hv_fail_usage(err, "--sandbox: on or off, not '%.32s'", value);
+	o->no_sandbox = !strcmp(value, "off");
+	return 0;
+}
+
 static int take(struct hvm_options *o, enum option_id id, const char *value, struct hv_error *err)
 {
 	switch (id) {
@@ -298,6 +312,8 @@ static int take(struct hvm_options *o, enum option_id id, const char *value, str
 		return take_external(o, value, err);
 	case O_TIMEOUT:
 		return take_timeout(o, value, err);
+	case O_SANDBOX:
+		return take_sandbox(o, value, err);
 	case O_PROGRESS:
 		return take_progress(o, value, err);
 	case O_VERIFY:
@@ -314,6 +330,10 @@ static int take(struct hvm_options *o, enum option_id id, const char *value, str
 		break;
 	case O_DEVICE:
 		o->overwrite_device = true;
+		break;
+	case O_LIST:
+	case O_DRY_RUN:
+		o->list = true;
 		break;
 	case O_CHAIN:
 		o->chain = true;

@@ -34,7 +34,7 @@ static uint64_t now(void)
 /* Always eight columns, so that what stands behind doesn't dance: "4.12 GiB", "41.2 GiB", " 412 GiB". */
 static void short_size(uint64_t bytes, char buf[16])
 {
-	static const char *const units[] = {"B  ", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+	static const char *const units[] = {"  B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
 	double v = (double)bytes;
 	unsigned u = 0;
 
@@ -206,15 +206,17 @@ void hvm_progress_clear(struct hvm_progress *p)
 
 /* --- lines and events ------------------------------------------------------------------------------------- */
 
+/* The same words, without the blanks that keep columns. */
 static void print_line(const struct hvm_progress *p)
 {
-	char text[160], tidy[160], *to = tidy;
+	char text[160], tidy[160];
+	size_t used = 0;
 
 	words(p, 3, text, sizeof(text));
-	for (const char *from = text; *from; from++) /* no columns to keep here */
-		if (from[0] != ' ' || (from != text && from[1] != ' ' && to[-1] != ' '))
-			*to++ = *from;
-	*to = '\0';
+	for (const char *c = text; *c; c++)
+		if (*c != ' ' || (used && tidy[used - 1] != ' '))
+			tidy[used++] = *c;
+	tidy[used] = '\0';
 	fprintf(stderr, "hvmigrate: %u%%, %s\n", percent(p), tidy);
 }
 
