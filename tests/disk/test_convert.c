@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/bytes.h"
 #include "base/io.h"
 #include "disk/format.h"
 #include "samples.h"
@@ -313,4 +314,167 @@ Test(convert, peak_memory_is_bounded, .disabled = SANITIZED) /* which take memor
 	cr_assert_eq(status, 0);
 	cr_assert_lt(usage.ru_maxrss, 32 * 1024);
 	cr_assert(sample_same("a.raw", "b.raw"));
+}
+
+static void to(const char *from, const char *name, const char *format, const char *subformat,
+	       unsigned threads)
+{
+	struct hv_convert c = {.create = {.format = format, .subformat = subformat}, .threads = threads};
+
+	convert(from, name, &c);
+}
+
+static uint32_t be32_at(const char *name, off_t at)
+{
+	uint8_t b[4];
+	int fd = open(name, O_RDONLY);
+
+	cr_assert_eq(pread(fd, b, 4, at), 4);
+	close(fd);
+	return hv_be32(b);
+}
+
+static void poke(const char *name, const void *bytes, size_t length, uint64_t at)
+{
+	int fd = open(name, O_RDWR);
+
+	cr_assert_eq(hv_pwrite_full(fd, bytes, length, at), 0);
+	close(fd);
+}
+
+struct lost {
+	uint64_t bytes, end;
+	unsigned calls;
+};
+
+static void note_loss(void *ctx, const struct hv_convert_loss *loss)
+{
+	struct lost *l = ctx;
+
+	cr_assert_str_not_empty(loss->why);
+	cr_assert_geq(loss->offset, l->end, "in rising order, neighbours merged");
+	l->bytes += loss->length;
+	l->end = loss->offset + loss->length + 1;
+	l->calls++;
+}
+
+/* Everything but the lost range must be as it was, and that range zeros. */
+static void check_salvaged(const char *want, const char *got, uint64_t from, uint64_t length)
+{
+	uint8_t *zeros = calloc(1, length);
+
+	poke(want, zeros, length, from);
+	free(zeros);
+	cr_assert(sample_same(want, got));
+}
+
+Test(convert, two_blocks_that_share_bytes_are_damage)
+{
+	struct lost lost = {0};
+	struct hv_convert c = {.threads = 2},
+			  salvage = {.threads = 2, .salvage = true, .lost = note_loss, .ctx = &lost};
+	uint8_t *data = malloc(8 * MiB);
+	struct hv_error err;
+	uint8_t entry[4];
+
+	memset(data, 0x55, 8 * MiB);
+	int fd = open("a.raw", O_RDWR | O_CREAT, 0600);
+	cr_assert_eq(hv_pwrite_full(fd, data, 8 * MiB, 0), 0);
+	close(fd);
+	free(data);
+	to("a.raw", "a.vhd", "vhd", "dynamic", 2);
+	hv_put_be32(entry, be32_at("a.vhd", 1536));
+	poke("a.vhd", entry, 4, 1536 + 8); /* the third block where the first is */
+	cr_assert_eq(sample_convert("a.vhd", "b.raw", &c, &err), -EBADMSG);
+	cr_assert_eq(err.status, HV_EXIT_UNSAFE);
+	cr_assert_eq(sample_files(), 2);
+	cr_assert_eq(sample_convert("a.vhd", "b.raw", &salvage, &err), -EBADMSG);
+	cr_assert_eq(err.status, HV_EXIT_UNSAFE);
+	cr_assert_eq(lost.calls, salvage.losses);
+	cr_assert_eq(lost.bytes, 2 * MiB);
+	check_salvaged("a.raw", "b.raw", 4 * MiB, 2 * MiB);
+}
+
+Test(convert, a_compressed_unit_that_is_damaged_is_told_and_salvage_loses_it_alone)
+{
+	for (unsigned threads = 1; threads <= 3; threads++) {
+		struct lost lost = {0};
+		struct hv_convert c = {.threads = threads}, salvage = {.threads = threads,
+								       .salvage = true,
+								       .lost = note_loss,
+								       .ctx = &lost,
+								       .digest = true,
+								       .verify = true};
+		struct hv_disk_io *io = hv_disk_io_new();
+		struct hv_error err = {0};
+		struct hv_disk *d;
+		struct hv_run run;
+		uint8_t sum[32];
+		sample_make("a.raw", 6 * MiB, 1200000, 40);
+		cr_assert_eq(truncate("a.raw", 6 * MiB), 0);
+		to("a.raw", "a.vmdk", "vmdk", "streamOptimized", threads);
+		d = sample_open("a.vmdk");
+		uint64_t at = 0;
+		do {
+			cr_assert_eq(hv_disk_map(d, at, 6 * MiB - at, &run, &err), 0);
+			at += run.length;
+		} while (run.kind != HV_RUN_DATA || run.offset < 2 * MiB);
+		hv_disk_close(d);
+		hv_disk_io_free(io);
+		poke("a.vmdk", "\xff\xff\xff\xff\xff\xff\xff\xff", 8, run.at + 30);
+		cr_assert_eq(sample_convert("a.vmdk", "b.raw", &c, &err), -EBADMSG);
+		cr_assert_eq(sample_files(), 2);
+		cr_assert_eq(sample_convert("a.vmdk", "b.raw", &salvage, &err), -EBADMSG);
+		cr_assert_eq(salvage.losses, 1, "%s", err.text);
+		cr_assert_eq(lost.bytes, run.unit_length);
+		check_salvaged("a.raw", "b.raw", run.unit, run.unit_length);
+		sha256_of("b.raw", sum);
+		cr_assert_arr_eq(sum, salvage.sha256, 32);
+		unlink("b.raw");
+	}
+}
+
+Test(convert, the_threads_timing_is_not_in_the_result)
+{
+	sample_make("a.raw", 12 * MiB + 512, 300000, 50);
+	for (unsigned i = 0; i < 6; i++) {
+		to("a.raw", i ? "c.qcow2" : "b.qcow2", "qcow2", NULL, 1 + i % 4);
+		if (i)
+			cr_assert(sample_same("b.qcow2", "c.qcow2"));
+	}
+}
+
+Test(convert, every_format_there_and_back)
+{
+	static const char *const formats[][2] = {
+		{"vhd", "dynamic"},
+		{"vhd", "fixed"},
+		{"vhdx", "dynamic"},
+		{"vhdx", "fixed"},
+		{"qcow2", NULL},
+		{"vmdk", "monolithicSparse"},
+		{"vmdk", "monolithicFlat"},
+		{"vmdk", "streamOptimized"},
+	};
+
+	sample_make("a.raw", 7 * MiB + 1536, 300000, 60);
+	for (unsigned i = 0; i < HV_ARRAY_SIZE(formats); i++) {
+		for (unsigned flags = 0; flags < 6; flags++) {
+			struct hv_convert c = {
+				.create = {.format = formats[i][0], .subformat = formats[i][1]},
+				.threads = 2,
+				.verify = flags & 1,
+				.holes = (enum hv_convert_holes)(flags / 2)};
+			struct hv_convert back = {.threads = 1 + flags % 3, .verify = flags & 1};
+			if (c.holes == HV_HOLES_FULL && formats[i][1] &&
+			    strcmp(formats[i][1], "streamOptimized") == 0)
+				continue;
+			convert("a.raw", "b.vmdk", &c);
+			convert("b.vmdk", "c.raw", &back);
+			if (back.result.size > 7 * MiB + 1536) /* VHD rounds up to its geometry */
+				cr_assert_eq(truncate("c.raw", 7 * MiB + 1536), 0);
+			cr_assert(sample_same("a.raw", "c.raw"), "%s %s, %u", formats[i][0],
+				  formats[i][1] ? formats[i][1] : "", flags);
+		}
+	}
 }
