@@ -254,3 +254,42 @@ Test(journal, every_byte_of_a_journal_is_covered_by_its_hash)
 	}
 	hv_unload(data, size);
 }
+
+Test(journal, every_format_goes_on_after_a_kill)
+{
+	static const char *const formats[][2] = {
+		{"vhd", "dynamic"},
+		{"vhd", "fixed"},
+		{"vhdx", "dynamic"},
+		{"vhdx", "fixed"},
+		{"qcow2", NULL},
+		{"vmdk", "monolithicSparse"},
+		{"vmdk", "monolithicFlat"},
+		{"vmdk", "streamOptimized"},
+	};
+	unsigned resumed[HV_ARRAY_SIZE(formats)] = {0};
+
+	sample_make("a.raw", 20 * MiB + 512, 400000, 10);
+	for (unsigned i = 0; i < HV_ARRAY_SIZE(formats) * 4; i++) {
+		const char *const *f = formats[i / 4];
+		struct hv_convert c = {
+			.create = {.format = f[0], .subformat = f[1]}, .threads = 2, .journal_every_ns = 1};
+		struct hv_convert again = c, back = {.threads = 2};
+		struct hv_error err;
+		again.resume = true;
+		unlink("b.vmdk");
+		unlink("b.vmdk.partial");
+		unlink("b.vmdk.partial.journal");
+		convert_and_kill("a.raw", "b.vmdk", &c, 3000 + i % 4 * 13000);
+		if (access("b.vmdk", F_OK) != 0)
+			cr_assert_eq(sample_convert("a.raw", "b.vmdk", &again, &err), 0, "%s", err.text);
+		resumed[i / 4] += again.resumed_from > 0;
+		cr_assert_eq(sample_convert("b.vmdk", "c.raw", &back, &err), 0, "%s", err.text);
+		if (back.result.size > 20 * MiB + 512) /* VHD rounds up to its geometry */
+			cr_assert_eq(truncate("c.raw", 20 * MiB + 512), 0);
+		cr_assert(sample_same("a.raw", "c.raw"), "%s %s", f[0], f[1] ? f[1] : "");
+	}
+	for (unsigned i = 0; i < HV_ARRAY_SIZE(formats); i++)
+		cr_log_info("%s %s: resumed %u of 4\n", formats[i][0], formats[i][1] ? formats[i][1] : "",
+			    resumed[i]);
+}
