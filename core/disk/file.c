@@ -189,7 +189,28 @@ int hv_disk_file_sync(struct hv_disk_file *f, struct hv_error *err)
 	return 0;
 }
 
-int hv_disk_file_seek(const struct hv_disk_file *f, uint64_t offset, bool *data, uint64_t *end,
+/*
+ * Looking for the end of data takes some file systems (tmpfs) as long as the data is, and the blocks of an
+ * image ask from each of them on. The two words may be of two seeks when threads race: then a hole passes for
+ * data, which reads as the same zeros.
+ */
+static bool known_data(const struct hv_disk_file *f, uint64_t offset, uint64_t *end)
+{
+	uint64_t known = __atomic_load_n(&f->data_end, __ATOMIC_RELAXED);
+
+	if (f->writable || offset >= known || offset < __atomic_load_n(&f->data_from, __ATOMIC_RELAXED))
+		return false;
+	*end = known;
+	return true;
+}
+
+static void know_data(struct hv_disk_file *f, uint64_t offset, uint64_t end)
+{
+	__atomic_store_n(&f->data_from, offset, __ATOMIC_RELAXED);
+	__atomic_store_n(&f->data_end, end, __ATOMIC_RELAXED);
+}
+
+int hv_disk_file_seek(struct hv_disk_file *f, uint64_t offset, bool *data, uint64_t *end,
 		      struct hv_error *err)
 {
 	uint64_t size = hv_disk_file_size(f);
@@ -197,7 +218,7 @@ int hv_disk_file_seek(const struct hv_disk_file *f, uint64_t offset, bool *data,
 
 	*data = true;
 	*end = size;
-	if (offset >= size || f->block_device)
+	if (offset >= size || f->block_device || known_data(f, offset, end))
 		return 0;
 	next = lseek(f->fd, (off_t)(f->base + offset), SEEK_DATA);
 	if (next < 0 && errno == ENXIO) {
@@ -218,6 +239,8 @@ int hv_disk_file_seek(const struct hv_disk_file *f, uint64_t offset, bool *data,
 	if (*end <= offset) {
 		*data = true;
 		*end = offset + 4096 < size ? offset + 4096 : size;
+	} else if (*data) {
+		know_data(f, offset, *end);
 	}
 	return 0;
 }

@@ -19,6 +19,7 @@ struct hv_disk_file {
 	uint64_t size; /* the window's; of a file being written: what it has grown to (atomic) */
 	uint64_t device, inode;
 	bool block_device, writable;
+	uint64_t data_from, data_end; /* of a file that is only read: data that a seek has seen (atomic) */
 };
 
 /*
@@ -48,7 +49,7 @@ int hv_disk_file_resize(struct hv_disk_file *f, uint64_t size, struct hv_error *
 int hv_disk_file_punch(struct hv_disk_file *f, uint64_t offset, uint64_t length, struct hv_error *err);
 int hv_disk_file_sync(struct hv_disk_file *f, struct hv_error *err);
 /* Where data and holes of the file itself are: the end of the run of one kind that starts at offset. */
-int hv_disk_file_seek(const struct hv_disk_file *f, uint64_t offset, bool *data, uint64_t *end,
+int hv_disk_file_seek(struct hv_disk_file *f, uint64_t offset, bool *data, uint64_t *end,
 		      struct hv_error *err);
 
 #endif
