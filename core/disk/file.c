@@ -194,20 +194,26 @@ int hv_disk_file_sync(struct hv_disk_file *f, struct hv_error *err)
  * image ask from each of them on. The two words may be of two seeks when threads race: then a hole passes for
  * data, which reads as the same zeros.
  */
-static bool known_data(const struct hv_disk_file *f, uint64_t offset, uint64_t *end)
+static bool known_data(struct hv_disk_file *f, uint64_t offset, uint64_t *end)
 {
-	uint64_t known = __atomic_load_n(&f->data_end, __ATOMIC_RELAXED);
-
-	if (f->writable || offset >= known || offset < __atomic_load_n(&f->data_from, __ATOMIC_RELAXED))
-		return false;
-	*end = known;
-	return true;
+	for (unsigned i = 0; i < HV_ARRAY_SIZE(f->data_end) && !f->writable; i++) {
+		uint64_t known = __atomic_load_n(&f->data_end[i], __ATOMIC_RELAXED);
+		if (offset >= known || offset < __atomic_load_n(&f->data_from[i], __ATOMIC_RELAXED))
+			continue;
+		__atomic_store_n(&f->data_last, i, __ATOMIC_RELAXED);
+		*end = known;
+		return true;
+	}
+	return false;
 }
 
 static void know_data(struct hv_disk_file *f, uint64_t offset, uint64_t end)
 {
-	__atomic_store_n(&f->data_from, offset, __ATOMIC_RELAXED);
-	__atomic_store_n(&f->data_end, end, __ATOMIC_RELAXED);
+	unsigned i = !__atomic_load_n(&f->data_last, __ATOMIC_RELAXED); /* the one not used last */
+
+	__atomic_store_n(&f->data_from[i], offset, __ATOMIC_RELAXED);
+	__atomic_store_n(&f->data_end[i], end, __ATOMIC_RELAXED);
+	__atomic_store_n(&f->data_last, i, __ATOMIC_RELAXED);
 }
 
 int hv_disk_file_seek(struct hv_disk_file *f, uint64_t offset, bool *data, uint64_t *end,

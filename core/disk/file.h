@@ -19,7 +19,9 @@ struct hv_disk_file {
 	uint64_t size; /* the window's; of a file being written: what it has grown to (atomic) */
 	uint64_t device, inode;
 	bool block_device, writable;
-	uint64_t data_from, data_end; /* of a file that is only read: data that a seek has seen (atomic) */
+	/* Of a file that is only read: data that seeks have seen, among its tables and elsewhere (atomic). */
+	uint64_t data_from[2], data_end[2];
+	unsigned data_last;
 };
 
 /*
