@@ -347,7 +347,7 @@ int hv_appliance_load_part(int fd, const char *path, uint64_t at, uint64_t lengt
 			return hv_fail_unsafe(err,
 					      "%s: the file ends before byte %llu, where its "
 					      "description does",
-					      path, (unsigned long long)(at + length));
+					      path, (unsigned long long)at + length);
 		errno = -rc;
 		return hv_fail_errno(err, "%s: cannot read it", path);
 	}
@@ -427,7 +427,7 @@ static int finish(struct hv_appliance *a, struct hv_error *err)
 		if (f)
 			f->digest = HV_DIGEST_UNCHECKED;
 	}
-	if (!a->manifest && (!strcmp(a->kind, "ova") || !strcmp(a->kind, "ovf")))
+	if (!a->manifest && a->kind && (!strcmp(a->kind, "ova") || !strcmp(a->kind, "ovf")))
 		hv_appliance_note(
 			a,
 			"%s: there is no manifest: nothing tells whether its files are as they were "
@@ -489,8 +489,8 @@ static int see_root(void *ctx, unsigned depth, const char *name, const char **at
 /* "name.ovf" has its manifest in "name.mf" beside it, or has none. */
 static int read_manifest(struct hv_appliance *a, const char *path, struct hv_error *err)
 {
-	size_t n = strlen(path), length;
-	char name[PATH_MAX], *text;
+	size_t n = strlen(path), length = 0;
+	char name[PATH_MAX], *text = NULL;
 	int rc;
 
 	if (n < 5 || n + 1 > sizeof(name) || strcasecmp(path + n - 4, ".ovf") != 0)
@@ -563,7 +563,8 @@ static int set_folder(struct hv_appliance *a, const char *path, bool above, stru
 	if (!realpath(path, real))
 		return hv_fail_errno(err, "%s: cannot open it", path);
 	slash = strrchr(real, '/');
-	*slash = '\0';
+	if (slash)
+		*slash = '\0';
 	if (above && (slash = strrchr(real, '/')))
 		*slash = '\0';
 	a->folder = hv_appliance_copy(a, *real ? real : "/", *real ? strlen(real) : 1);
@@ -585,14 +586,14 @@ static bool in_export(const char *path)
 
 static int read_file(struct hv_appliance *a, const char *path, struct hv_error *err)
 {
-	size_t length;
-	char *text;
+	size_t length = 0;
+	char *text = NULL;
 	int rc = set_folder(a, path, in_export(path), err);
 
 	if (rc)
 		return rc;
 	rc = hv_appliance_load(path, HV_APPLIANCE_TEXT_MAX, &text, &length, err);
-	if (rc)
+	if (rc || !text)
 		return rc;
 	rc = read_text(a, path, text, length, err);
 	free(text);
@@ -633,7 +634,7 @@ static int is_archive(const char *path, bool *archive, struct hv_error *err)
 
 static int read_any(struct hv_appliance *a, const char *path, struct hv_error *err)
 {
-	bool archive;
+	bool archive = false;
 	int rc = is_archive(path, &archive, err);
 
 	if (rc)
@@ -674,7 +675,7 @@ int hv_appliance_open(const char *path, const struct hv_appliance_options *optio
 		      struct hv_appliance **appliance, struct hv_error *err)
 {
 	struct hv_appliance *a = calloc(1, sizeof(*a));
-	struct hv_error unseen;
+	struct hv_error unseen = {0};
 	int rc;
 
 	err = err ? err : &unseen; /* from here on there always is one: its code is what some return */

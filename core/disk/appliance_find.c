@@ -209,7 +209,7 @@ int hv_appliance_find_file(struct hv_appliance *a, const char *folder, const cha
 int hv_appliance_find(struct hv_appliance *a, struct hv_appliance_drive *drive, const char *folder,
 		      const char *name, struct hv_error *err)
 {
-	const char *path;
+	const char *path = NULL;
 	int rc = hv_appliance_find_file(a, folder, name, &drive->trouble, &path, err);
 
 	if (rc)

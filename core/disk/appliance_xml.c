@@ -56,7 +56,7 @@ static void on_start(void *ctx, const XML_Char *name, const XML_Char **attribute
 				       line(p), HV_XML_DEPTH_MAX));
 		return;
 	}
-	for (; attributes[n] && n < 2 * ATTRIBUTES_MAX; n += 2) {
+	for (; n < 2 * ATTRIBUTES_MAX && attributes[n]; n += 2) {
 		stripped[n] = local(attributes[n]);
 		stripped[n + 1] = attributes[n + 1];
 	}

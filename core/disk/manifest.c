@@ -316,7 +316,7 @@ static int note_unlisted(struct hv_appliance *a)
 int hv_appliance_verify(struct hv_appliance *a, int (*progress)(void *ctx, uint64_t done, uint64_t size),
 			void *ctx, struct hv_error *err)
 {
-	struct hv_error unseen;
+	struct hv_error unseen = {0};
 	struct verify v = {.a = a, .progress = progress, .ctx = ctx, .err = err ? err : &unseen};
 	int rc;
 

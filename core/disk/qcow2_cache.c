@@ -94,16 +94,14 @@ int hv_qcow2_write_pages(struct hv_disk *d, enum hv_qcow2_kind kind, struct hv_e
 	return rc;
 }
 
-/* A page to be used anew. A dirty one can't go before those that it rests on: then all go. */
-static int take(struct hv_disk *d, struct hv_qcow2_page **page, struct hv_error *err)
+/* A page to be used anew, or NULL. A dirty one can't go before those that it rests on: then all go. */
+static struct hv_qcow2_page *take(struct hv_disk *d, int *rc, struct hv_error *err)
 {
 	struct hv_qcow2 *q = hv_qcow2_of(d);
 	struct hv_qcow2_cache *c = &q->cache;
 	struct hv_qcow2_page *p;
 
 	for (;;) {
-		int rc;
-
 		p = &c->page[c->hand];
 		c->hand = (c->hand + 1) & (c->count - 1);
 		if (!p->used)
@@ -114,73 +112,84 @@ static int take(struct hv_disk *d, struct hv_qcow2_page **page, struct hv_error 
 		}
 		if (!p->dirty)
 			break;
-		rc = q->creating || q->writing_all ? write_page(d, p, err) : hv_qcow2_write_all(d, err);
-		if (rc < 0)
-			return rc;
+		*rc = q->creating || q->writing_all ? write_page(d, p, err) : hv_qcow2_write_all(d, err);
+		if (*rc < 0)
+			return NULL;
 	}
 	if (p->used)
 		unlink_page(c, p);
-	if (!p->bytes && !(p->bytes = malloc((size_t)1 << c->page_bits)))
-		return hv_fail(err, ENOMEM, "%s: out of memory for its tables", d->path);
-	*page = p;
+	if (!p->bytes && !(p->bytes = malloc((size_t)1 << c->page_bits))) {
+		*rc = hv_fail(err, ENOMEM, "%s: out of memory for its tables", d->path);
+		return NULL;
+	}
+	return p;
+}
+
+static int fill(struct hv_disk *d, struct hv_qcow2_page *p, uint64_t number, struct hv_error *err)
+{
+	struct hv_qcow2_cache *c = &hv_qcow2_of(d)->cache;
+	uint32_t *bucket = bucket_of(c, number);
+	int64_t n = hv_disk_file_read_some(d->file[0], p->bytes, (size_t)1 << c->page_bits,
+					   number << c->page_bits, err);
+
+	if (n < 0)
+		return (int)n;
+	*p = (struct hv_qcow2_page){
+		.number = number, .next = *bucket, .valid = (uint32_t)n, .used = true, .bytes = p->bytes};
+	*bucket = (uint32_t)(p - c->page);
 	return 0;
 }
 
-static int load(struct hv_disk *d, uint64_t number, struct hv_qcow2_page **page, struct hv_error *err)
+/* The page of that number in memory; NULL with *rc when it can't be had. */
+static struct hv_qcow2_page *load(struct hv_disk *d, uint64_t number, int *rc, struct hv_error *err)
 {
 	struct hv_qcow2_cache *c = &hv_qcow2_of(d)->cache;
-	struct hv_qcow2_page *p = c->last;
-	uint32_t *bucket;
-	int64_t n;
-	int rc;
+	struct hv_qcow2_page *p = c->last && c->last->number == number ? c->last : find(c, number), *room;
 
-	if (!p || p->number != number)
-		p = find(c, number);
 	if (!p) {
-		rc = take(d, &p, err);
-		if (rc != 0)
-			return rc;
-		n = hv_disk_file_read_some(d->file[0], p->bytes, (size_t)1 << c->page_bits,
-					   number << c->page_bits, err);
-		if (n < 0)
-			return (int)n;
-		bucket = bucket_of(c, number);
-		*p = (struct hv_qcow2_page){.number = number,
-					    .next = *bucket,
-					    .valid = (uint32_t)n,
-					    .used = true,
-					    .bytes = p->bytes};
-		*bucket = (uint32_t)(p - c->page);
+		room = take(d, rc, err);
+		if (!room)
+			return NULL;
+		/* Making room may have written everything, and for that have looked at this very page. */
+		p = find(c, number);
+		if (!p) {
+			*rc = fill(d, room, number, err);
+			p = room;
+		}
+		if (*rc < 0)
+			return NULL;
 	}
 	p->recent = true;
-	c->last = *page = p;
-	return 0;
+	c->last = p;
+	return p;
 }
 
-static int reach(struct hv_disk *d, uint64_t at, struct hv_qcow2_page **page, size_t *in_page,
-		 struct hv_error *err)
+/* The page that holds the eight bytes at `at`, and where they are in it. */
+static struct hv_qcow2_page *reach(struct hv_disk *d, uint64_t at, size_t *in_page, int *rc,
+				   struct hv_error *err)
 {
 	struct hv_qcow2_cache *c = &hv_qcow2_of(d)->cache;
-	int rc = load(d, at >> c->page_bits, page, err);
+	struct hv_qcow2_page *p = load(d, at >> c->page_bits, rc, err);
 
-	if (rc < 0)
-		return rc;
+	if (!p)
+		return NULL;
 	*in_page = (size_t)(at & (((uint64_t)1 << c->page_bits) - 1));
-	if (*in_page + 8 <= (*page)->valid)
-		return 0;
-	return hv_fail_unsafe(
-		err, "%s: a table's entry at offset %llu is not in the file, which ends at %llu", d->path,
-		(unsigned long long)at, (unsigned long long)hv_disk_file_size(d->file[0]));
+	if (*in_page + 8 <= p->valid)
+		return p;
+	*rc = hv_fail_unsafe(err, "%s: a table's entry at offset %llu is not in the file, which ends at %llu",
+			     d->path, (unsigned long long)at,
+			     (unsigned long long)hv_disk_file_size(d->file[0]));
+	return NULL;
 }
 
 int hv_qcow2_bytes(struct hv_disk *d, uint64_t at, const uint8_t **bytes, size_t *length,
 		   struct hv_error *err)
 {
-	struct hv_qcow2_page *p;
 	size_t in_page;
-	int rc = reach(d, at, &p, &in_page, err);
+	int rc = 0;
+	struct hv_qcow2_page *p = reach(d, at, &in_page, &rc, err);
 
-	if (rc < 0)
+	if (!p)
 		return rc;
 	*bytes = p->bytes + in_page;
 	*length = p->valid - in_page;
@@ -189,12 +198,12 @@ int hv_qcow2_bytes(struct hv_disk *d, uint64_t at, const uint8_t **bytes, size_t
 
 int hv_qcow2_get(struct hv_disk *d, uint64_t at, uint64_t *value, struct hv_error *err)
 {
-	const uint8_t *bytes;
-	size_t length;
-	int rc = hv_qcow2_bytes(d, at, &bytes, &length, err);
+	size_t in_page;
+	int rc = 0;
+	struct hv_qcow2_page *p = reach(d, at, &in_page, &rc, err);
 
-	if (rc == 0)
-		*value = hv_be64(bytes);
+	if (p)
+		*value = hv_be64(p->bytes + in_page);
 	return rc;
 }
 
@@ -202,11 +211,11 @@ int hv_qcow2_put(struct hv_disk *d, enum hv_qcow2_kind kind, uint64_t at, const 
 		 struct hv_error *err)
 {
 	struct hv_qcow2_cache *c = &hv_qcow2_of(d)->cache;
-	struct hv_qcow2_page *p;
 	size_t in_page;
-	int rc = reach(d, at & ~7ULL, &p, &in_page, err);
+	int rc = 0;
+	struct hv_qcow2_page *p = reach(d, at & ~7ULL, &in_page, &rc, err);
 
-	if (rc < 0)
+	if (!p)
 		return rc;
 	if (p->dirty && p->kind != kind)
 		return hv_fail_unsafe(err, "%s: the cluster at offset %llu holds two kinds of tables",

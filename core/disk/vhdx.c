@@ -149,7 +149,7 @@ int hv_vhdx_bat_open(struct hv_disk *d, struct hv_error *err)
 			"%s: the block allocation table at offset %llu ends at %llu, behind the "
 			"file's end at %llu",
 			d->path, (unsigned long long)v->bat_at,
-			(unsigned long long)(v->bat_at + v->bat_entries * 8),
+			(unsigned long long)v->bat_at + v->bat_entries * 8,
 			(unsigned long long)hv_vhdx_end(d));
 	/* What a log has yet to bring, or the salvaged file lacks, is not the table's to read. */
 	v->bat_in_file = v->bat_at < size ? (size - v->bat_at) / 8 : 0;
@@ -220,7 +220,7 @@ static int bad_entry(struct hv_disk *d, uint64_t index, uint64_t value, const ch
 
 	return hv_fail_unsafe(err,
 			      "%s: entry %llu of the block allocation table, at offset %llu, is 0x%llx, %s",
-			      d->path, (unsigned long long)index, (unsigned long long)(v->bat_at + index * 8),
+			      d->path, (unsigned long long)index, (unsigned long long)v->bat_at + index * 8,
 			      (unsigned long long)value, why);
 }
 
@@ -321,7 +321,7 @@ static bool goes_on(const struct hv_disk *d, const struct stretch *s, const stru
 static int find_stretch(struct hv_disk *d, uint64_t block, uint64_t most, struct stretch *s,
 			struct hv_error *err)
 {
-	struct stretch next;
+	struct stretch next = {0};
 	int rc = look_up(d, block, most, s, err);
 
 	while (rc == 0 && !s->partial && s->count < most) {
@@ -406,8 +406,8 @@ static int map_partial(struct hv_disk *d, uint64_t block, const struct stretch *
 {
 	const struct hv_vhdx *v = d->state;
 	uint64_t start = block << v->block_shift, end = start + bytes_of(d, block, 1), ss = d->sector_size,
-		 first = run->offset / ss, count;
-	bool present;
+		 first = run->offset / ss, count = 0;
+	bool present = false;
 	int rc;
 
 	if (end > run->offset + length)
@@ -450,7 +450,7 @@ static int map(struct hv_disk *d, uint64_t offset, uint64_t length, struct hv_ru
 {
 	const struct hv_vhdx *v = d->state;
 	uint64_t block = offset >> v->block_shift, inside = offset & (d->block_size - 1);
-	struct stretch s;
+	struct stretch s = {0};
 	int rc;
 
 	if (length > d->size - offset)

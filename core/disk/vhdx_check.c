@@ -142,7 +142,7 @@ static void bad_entry(struct look *l, uint64_t index, uint64_t value, const char
 
 	hv_disk_found(l->check, HV_CHECK_ERROR,
 		      "entry %llu of the block allocation table, at offset %llu, is 0x%llx: %s",
-		      (unsigned long long)index, (unsigned long long)(v->bat_at + index * 8),
+		      (unsigned long long)index, (unsigned long long)v->bat_at + index * 8,
 		      (unsigned long long)value, why);
 }
 

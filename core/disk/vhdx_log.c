@@ -380,7 +380,7 @@ static int add_sequence(struct scan *s, const struct sequence *q, struct hv_erro
 		return rc;
 	if (e.last > VHDX_FILE_MAX)
 		return hv_fail_unsafe(err, "%s: the log entry at offset %llu says that the file ends at %llu",
-				      s->d->path, (unsigned long long)(s->at + q->head),
+				      s->d->path, (unsigned long long)s->at + q->head,
 				      (unsigned long long)e.last);
 	if (v->overlay.end < e.last)
 		v->overlay.end = e.last;
@@ -390,7 +390,7 @@ static int add_sequence(struct scan *s, const struct sequence *q, struct hv_erro
 		return hv_fail_unsafe(err,
 				      "%s: the file was cut: the log entry at offset %llu knows it with %llu "
 				      "bytes, it has %llu",
-				      s->d->path, (unsigned long long)(s->at + q->head),
+				      s->d->path, (unsigned long long)s->at + q->head,
 				      (unsigned long long)e.flushed,
 				      (unsigned long long)hv_disk_file_size(s->d->file[0]));
 	hv_disk_note(s->d, "the file was cut: by its log it had %llu bytes", (unsigned long long)e.flushed);
@@ -402,7 +402,12 @@ static int load_active(struct scan *s, struct hv_error *err)
 {
 	struct hv_vhdx *v = s->d->state;
 	struct sequence active;
-	int rc = find_active(s, &active, err);
+	int rc;
+
+	s->spot = calloc(s->length / VHDX_SECTOR + 1, sizeof(*s->spot));
+	if (!s->spot)
+		return hv_fail(err, ENOMEM, "%s: out of memory", s->d->path);
+	rc = find_active(s, &active, err);
 
 	if (rc == 0 && !active.number)
 		rc = hv_fail_unsafe(
@@ -452,8 +457,6 @@ int hv_vhdx_log_load(struct hv_disk *d, struct hv_error *err)
 		rc = hv_fail_unsafe(&why,
 				    "%s: the log of %u bytes at offset %llu is in use, but not in the file",
 				    d->path, h->log_length, (unsigned long long)h->log_offset);
-	if (rc == 0 && !(s.spot = calloc(s.length / VHDX_SECTOR, sizeof(*s.spot))))
-		rc = hv_fail(&why, ENOMEM, "%s: out of memory", d->path);
 	if (rc == 0)
 		rc = load_active(&s, &why);
 	free(s.spot);
@@ -548,7 +551,7 @@ static void build_entry(struct hv_disk *d, uint8_t *entry, const uint8_t *sector
 	uint64_t sequence = ++v->log_sequence;
 	uint32_t length = (1 + count) * VHDX_SECTOR;
 
-	memcpy(entry, "loge", 4);
+	hv_put_le32(entry, 0x65676f6c); /* "loge" */
 	hv_put_le32(entry + 8, length);
 	hv_put_le32(entry + 12,
 		    (uint32_t)v->log_at); /* the tail is this very entry: the ones before are done */
@@ -562,13 +565,13 @@ static void build_entry(struct hv_disk *d, uint8_t *entry, const uint8_t *sector
 		uint8_t *descriptor = entry + 64 + (size_t)i * 32,
 			*data = entry + (size_t)(1 + i) * VHDX_SECTOR;
 
-		memcpy(descriptor, "desc", 4);
+		hv_put_le32(descriptor, 0x63736564); /* "desc" */
 		memcpy(descriptor + 4, from + VHDX_SECTOR - 4, 4);
 		memcpy(descriptor + 8, from, 8);
 		hv_put_le64(descriptor + 16, at + (uint64_t)i * VHDX_SECTOR);
 		hv_put_le64(descriptor + 24, sequence);
 		memcpy(data, from, VHDX_SECTOR);
-		memcpy(data, "data", 4);
+		hv_put_le32(data, 0x61746164); /* "data" */
 		hv_put_le32(data + 4, (uint32_t)(sequence >> 32));
 		hv_put_le32(data + VHDX_SECTOR - 4, (uint32_t)sequence);
 	}

@@ -265,11 +265,12 @@ static int take_regions(struct hv_disk *d, const uint8_t *table, struct hv_error
 int hv_vhdx_load_regions(struct hv_disk *d, struct hv_error *err)
 {
 	struct hv_vhdx *v = d->state;
-	uint8_t *table = malloc(2 * VHDX_REGION_TABLE), *other = table + VHDX_REGION_TABLE;
+	uint8_t *table = malloc(2 * VHDX_REGION_TABLE), *other;
 	int rc = 0;
 
 	if (!table)
 		return hv_fail(err, ENOMEM, "%s: out of memory", d->path);
+	other = table + VHDX_REGION_TABLE;
 	for (unsigned i = 0; i < 2 && rc == 0; i++) {
 		rc = hv_vhdx_read(d, "region table", i ? other : table, VHDX_REGION_TABLE,
 				  VHDX_REGION_TABLE_AT(i), err);
@@ -413,7 +414,7 @@ static int bad_item(struct hv_disk *d, const struct hv_vhdx_item *found, unsigne
 	const struct hv_vhdx *v = d->state;
 
 	return hv_fail_unsafe(err, "%s: the %s at offset %llu is %llu; %s is expected", d->path,
-			      known[which].name, (unsigned long long)(v->metadata_at + found[which].at),
+			      known[which].name, (unsigned long long)v->metadata_at + found[which].at,
 			      (unsigned long long)value, expected);
 }
 

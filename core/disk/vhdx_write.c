@@ -22,7 +22,7 @@
 static void put_header(const struct hv_vhdx_header *h, uint8_t *bytes)
 {
 	memset(bytes, 0, VHDX_SECTOR);
-	memcpy(bytes, "head", 4);
+	hv_put_le32(bytes, 0x64616568); /* "head" */
 	hv_put_le64(bytes + 8, h->sequence);
 	memcpy(bytes + 16, h->file_write, 16);
 	memcpy(bytes + 32, h->data_write, 16);
@@ -90,7 +90,7 @@ static int write_regions(struct hv_disk *d, struct hv_error *err)
 
 	if (!table)
 		return hv_fail(err, ENOMEM, "%s: out of memory", d->path);
-	memcpy(table, "regi", 4);
+	hv_put_le32(table, 0x69676572); /* "regi" */
 	hv_put_le32(table + 8, 2);
 	put_region(table + 16, hv_vhdx_guid_bat, v->bat_at, v->bat_length);
 	put_region(table + 48, hv_vhdx_guid_metadata, v->metadata_at, v->metadata_length);

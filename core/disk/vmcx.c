@@ -69,7 +69,7 @@ struct vmcx {
 	const uint8_t *data;
 	uint64_t size;
 	struct hv_error *err;
-	struct keys_table *table;
+	struct keys_table table[TABLES_MAX];
 	struct entry *entry;
 	unsigned tables, entries, room;
 	uint64_t object_table[OBJECT_TABLES];
@@ -468,9 +468,6 @@ static int read_all(struct vmcx *v)
 	rc = check_log(v, hv_le64(header + 26));
 	if (rc)
 		return rc;
-	v->table = calloc(TABLES_MAX, sizeof(*v->table));
-	if (!v->table)
-		return hv_fail(v->err, ENOMEM, "%s: no memory to read it", v->path);
 	rc = read_tables(v);
 	return rc ? rc : hv_hyperv_describe(v->a, v->path, &v->keys, v->err);
 }
@@ -483,7 +480,6 @@ int hv_vmcx_read(struct hv_appliance *a, const char *path, const char *data, siz
 
 	a->kind = "vmcx";
 	rc = read_all(&v);
-	free(v.table);
 	free(v.entry);
 	hv_keys_free(&v.keys);
 	return rc;

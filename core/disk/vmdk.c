@@ -205,10 +205,10 @@ static bool is_missing(const struct hv_disk *d, int rc, const struct hv_error *e
 #define PARENT_NAMES 4
 static int open_parent(struct hv_disk *d, const struct hv_vmdk_descriptor *t, struct hv_error *err)
 {
-	const char *base = hv_disk_base_name(t->parent_hint);
+	const char *hint = t->parent_hint ? t->parent_hint : "", *base = hv_disk_base_name(hint);
 	bool relative;
-	char *windows = hv_disk_windows_name(t->parent_hint, &relative), *utf8 = NULL;
-	const char *name[PARENT_NAMES] = {t->parent_hint, windows, base, NULL};
+	char *windows = hv_disk_windows_name(hint, &relative), *utf8 = NULL;
+	const char *name[PARENT_NAMES] = {hint, windows, base, NULL};
 	struct hv_error first = {0}, next = {0};
 	int rc = -ENOENT, one;
 
@@ -217,7 +217,8 @@ static int open_parent(struct hv_disk *d, const struct hv_vmdk_descriptor *t, st
 	utf8 = hv_vmdk_utf8(base, t->encoding);
 	name[PARENT_NAMES - 1] = utf8;
 	for (unsigned i = 0; i < PARENT_NAMES; i++) {
-		if (!name[i] || (i && strcmp(name[i], name[i - 1]) == 0))
+		if (!name[i] || (i == 1 && strcmp(windows, hint) == 0) ||
+		    (i == 2 && strcmp(base, windows) == 0))
 			continue;
 		one = hv_disk_open_parent(d, name[i], "vmdk", &next);
 		/* What was there and failed is told; else that nothing was. */
@@ -233,7 +234,7 @@ static int open_parent(struct hv_disk *d, const struct hv_vmdk_descriptor *t, st
 	if (is_missing(d, rc, &first))
 		return hv_fail(err, ENOENT,
 			       "%s: its parent \"%.200s\" is not there; put it into the same folder", d->path,
-			       t->parent_hint);
+			       hint);
 	if (rc < 0 && err)
 		*err = first;
 	return rc < 0 ? rc : check_parent(d, t, err);

@@ -6,6 +6,7 @@
  */
 #include <ctype.h>
 #include <iconv.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -472,8 +473,7 @@ static bool encoding_name(const char *encoding, char name[16])
 
 	if (strncasecmp(encoding, "windows-", 8) == 0 && strlen(encoding + 8) <= 4 &&
 	    strspn(encoding + 8, "0123456789") == strlen(encoding + 8)) {
-		memcpy(name, "CP", 2);
-		strcpy(name + 2, encoding + 8);
+		snprintf(name, 16, "CP%s", encoding + 8);
 		return true;
 	}
 	if (strncasecmp(encoding, "ISO-8859-", 9) == 0 && strlen(encoding) <= 11 &&
@@ -495,7 +495,7 @@ char *hv_vmdk_utf8(const char *name, const char *encoding)
 	char from[16], *result, *to, *source = (char *)name;
 	iconv_t cd;
 
-	if (!encoding_name(encoding, from) || (cd = iconv_open("UTF-8", from)) == (iconv_t)-1)
+	if (!encoding_name(encoding, from) || (intptr_t)(cd = iconv_open("UTF-8", from)) == -1)
 		return NULL;
 	result = to = malloc(room + 1);
 	if (result && (iconv(cd, &source, &in, &to, &out) == (size_t)-1 || in)) {

@@ -179,7 +179,7 @@ static int load(struct hv_vmdk_sparse *s, uint64_t table, uint64_t at, struct hv
 		struct hv_error *err)
 {
 	struct hv_vmdk_block *oldest, *b = find(s, table, &oldest);
-	uint64_t twin;
+	uint64_t twin = 0;
 	int rc = 0;
 
 	if (!b) {
@@ -275,15 +275,17 @@ static bool stands(const struct hv_vmdk_sparse *s, uint64_t grain, uint64_t at)
 static int bad_entry(const struct hv_vmdk_sparse *s, const struct hv_vmdk_block *b, uint64_t grain,
 		     uint64_t at, struct hv_error *err)
 {
+	uint64_t sector = grain * (s->grain / VMDK_SECTOR);
+
 	return hv_fail_unsafe(
 		err,
 		"%s: entry %llu of the grain table at offset %llu is 0x%llx: the grain of sector %llu would "
 		"be at offset %llu, and the data begin at %llu and the file ends at %llu: it is cut off or "
 		"damaged",
 		s->file->path, (unsigned long long)(grain % s->per_table), (unsigned long long)b->at,
-		(unsigned long long)raw_entry(s, b, grain % s->per_table),
-		(unsigned long long)(grain * (s->grain / VMDK_SECTOR)), (unsigned long long)at,
-		(unsigned long long)s->data_at, (unsigned long long)hv_disk_file_size(s->file));
+		(unsigned long long)raw_entry(s, b, grain % s->per_table), (unsigned long long)sector,
+		(unsigned long long)at, (unsigned long long)s->data_at,
+		(unsigned long long)hv_disk_file_size(s->file));
 }
 
 /*
@@ -416,7 +418,7 @@ int hv_vmdk_scan(struct hv_vmdk_sparse *s, uint64_t grain, uint64_t max, struct 
 static int load_for_writing(struct hv_vmdk_sparse *s, uint64_t table, struct hv_vmdk_block **b,
 			    struct hv_error *err)
 {
-	uint64_t at, twin = 0;
+	uint64_t at = 0, twin = 0;
 	int rc = hv_vmdk_table_place(s, table, false, &at, err);
 
 	if (rc == 0 && s->rgd)
@@ -436,7 +438,7 @@ static int load_for_writing(struct hv_vmdk_sparse *s, uint64_t table, struct hv_
 int hv_vmdk_tables_set(struct hv_vmdk_sparse *s, uint64_t grain, uint64_t count, uint64_t at, bool step,
 		       struct hv_error *err)
 {
-	struct hv_vmdk_block *b;
+	struct hv_vmdk_block *b = NULL;
 	int rc = 0;
 
 	pthread_mutex_lock(&s->lock);
@@ -444,7 +446,7 @@ int hv_vmdk_tables_set(struct hv_vmdk_sparse *s, uint64_t grain, uint64_t count,
 		uint64_t first = grain % s->per_table, n = s->per_table - first;
 
 		rc = load_for_writing(s, grain / s->per_table, &b, err);
-		if (rc < 0)
+		if (rc < 0 || !b)
 			break;
 		if (n > count)
 			n = count;

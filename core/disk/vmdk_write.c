@@ -113,7 +113,7 @@ int hv_vmdk_commit(struct hv_disk *d, const struct hv_run *run, struct hv_error 
 static int hide_parent(struct hv_disk *d, struct hv_vmdk_sparse *s, uint64_t grain, uint64_t count,
 		       struct hv_error *err)
 {
-	uint64_t at;
+	uint64_t at = 0;
 	int rc;
 
 	if (!d->has_parent)

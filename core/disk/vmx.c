@@ -128,20 +128,25 @@ struct vmx {
 	struct hv_appliance *a;
 	struct hv_appliance_machine *m;
 	struct hv_keys *k;
-	iconv_t convert; /* (iconv_t)-1: the text is UTF-8 */
+	bool foreign; /* the text is no UTF-8: convert is open */
+	iconv_t convert;
 	struct hv_error *err;
 };
 
 /* A value as UTF-8, for the eye and for file names; buf is size bytes. */
 static const char *text_of(struct vmx *v, const char *value, char *buf, size_t size)
 {
-	char *in = (char *)(uintptr_t)value, *out = buf;
+	union { /* iconv doesn't say that it only reads there */
+		const char *from;
+		char *in;
+	} text = {value};
+	char *out = buf;
 	size_t in_left = value ? strlen(value) : 0, out_left = size - 1;
 
-	if (!value || v->convert == (iconv_t)-1)
+	if (!value || !v->foreign)
 		return value;
 	iconv(v->convert, NULL, NULL, NULL, NULL);
-	if (iconv(v->convert, &in, &in_left, &out, &out_left) == (size_t)-1)
+	if (iconv(v->convert, &text.in, &in_left, &out, &out_left) == (size_t)-1)
 		return value;
 	*out = '\0';
 	return buf;
@@ -348,13 +353,15 @@ static int open_encoding(struct vmx *v, const char *path)
 {
 	const char *name = hv_keys_get(v->k, ".encoding");
 
-	v->convert = (iconv_t)-1;
 	if (!name || !strcasecmp(name, "UTF-8"))
 		return 0;
-	for (unsigned i = 0; i < HV_ARRAY_SIZE(encodings); i++)
-		if (!strcasecmp(name, encodings[i]))
-			v->convert = iconv_open("UTF-8", encodings[i]);
-	if (v->convert != (iconv_t)-1)
+	for (unsigned i = 0; i < HV_ARRAY_SIZE(encodings) && !v->foreign; i++) {
+		if (strcasecmp(name, encodings[i]) != 0)
+			continue;
+		v->convert = iconv_open("UTF-8", encodings[i]);
+		v->foreign = (intptr_t)v->convert != -1;
+	}
+	if (v->foreign)
 		return 0;
 	return hv_appliance_note(v->a, "%s: its encoding %.40s is not known here; names may look odd", path,
 				 name)
@@ -391,7 +398,7 @@ static int describe(struct vmx *v, const char *path)
 		rc = add_nics(v);
 	if (!rc)
 		rc = add_others(v);
-	if (v->convert != (iconv_t)-1)
+	if (v->foreign)
 		iconv_close(v->convert);
 	return rc;
 }

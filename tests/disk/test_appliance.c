@@ -387,7 +387,7 @@ Test(appliance, a_disk_whose_header_is_lost_is_not_taken_for_a_raw_one)
 	tmp_put(&t, "web-disk1.vmdk", one, sizeof(one), 0);
 	tmp_put(&t, "data two.raw", two, sizeof(two), 0);
 	cr_assert_eq(open_text("web.ovf", VMWARE), 0, "%s", err.text);
-	refused(hv_appliance_disk_open(a, &info.vm[0].drive[0], NULL, &d, &err), "vmdk image");
+	refused(hv_appliance_disk_open(a, &info.vm[0].drive[0], NULL, &d, &err), "its name says vmdk");
 	cr_assert_null(d);
 	cr_assert_eq(hv_appliance_disk_open(a, &info.vm[0].drive[1], NULL, &d, &err), 0, "%s", err.text);
 	hv_disk_close(d);

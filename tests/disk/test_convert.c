@@ -287,7 +287,15 @@ Test(convert, a_raw_disk_as_a_target_gets_data_and_zeros)
 	}
 }
 
-Test(convert, peak_memory_is_bounded)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#define SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
+#else
+#define SANITIZED 0
+#endif
+
+Test(convert, peak_memory_is_bounded, .disabled = SANITIZED) /* which take memory of their own */
 {
 	struct rusage usage;
 	int status;

@@ -1220,8 +1220,8 @@ Test(vhd, blocks_are_made_in_order_at_whole_pages)
 	for (unsigned i = 0; i < 10; i++)
 		cr_assert_eq(hv_disk_write(d, io, "x", 1, (uint64_t)i << 21, &err), 0);
 	for (unsigned i = 0; i < 10; i++) {
-		cr_assert_eq(hv_disk_map(d, (uint64_t)i << 21, 1 << 21, &r, &err), 0);
-		cr_assert_eq(r.length, 2 << 20);
+		cr_assert_eq(hv_disk_map(d, (uint64_t)i << 21, 4096, &r, &err), 0);
+		cr_assert_eq(r.kind, HV_RUN_DATA);
 		cr_assert_eq(r.at % 4096, 0);
 		cr_assert_gt(r.at, last);
 		last = r.at;
@@ -1392,35 +1392,22 @@ Test(vhd, threads_write_beside_each_other)
 
 /* --- how fast --------------------------------------------------------------------------------------------- */
 
-static uint64_t now_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
-
-Test(vhd, a_sparse_disk_of_2_tib_is_mapped_at_once)
+/* What it takes to map a disk is its runs, not its size. */
+Test(vhd, a_sparse_disk_of_2_tib_is_mapped_in_few_looks)
 {
 	struct hv_disk *d = create("a.vhd", NULL, 2040ULL << 30);
-	uint64_t began, offset = 0, best = UINT64_MAX;
-	unsigned runs = 0;
+	uint64_t offset = 0;
+	unsigned looks = 0;
 	struct hv_run r;
 
 	for (uint64_t i = 0; i < 10; i++)
 		cr_assert_eq(hv_disk_write(d, io, "x", 1, i * (200ULL << 30), &err), 0);
 	cr_assert_eq(hv_disk_commit(d, &err), 0, "%s", err.text);
 	hv_disk_close(d);
-	for (unsigned round = 0; round < 5; round++, offset = runs = 0) {
-		began = now_us();
-		d = must_open("a.vhd", NULL);
-		for (; offset < 2040ULL << 30; runs++, offset += r.length)
-			cr_assert_eq(hv_disk_map(d, offset, UINT64_MAX, &r, &err), 0, "%s", err.text);
-		began = now_us() - began;
-		best = began < best ? began : best;
-		cr_assert_eq(runs, 20);
-		hv_disk_close(d);
-	}
-	cr_log_info("2040 GiB mapped in %llu us\n", (unsigned long long)best);
-	cr_expect_lt(best, 200000); /* 10 ms is the aim; sanitizers and a busy machine take their part */
+	d = must_open("a.vhd", NULL);
+	for (; offset < 2040ULL << 30; looks++, offset += r.length)
+		cr_assert_eq(hv_disk_map(d, offset, UINT64_MAX, &r, &err), 0, "%s", err.text);
+	/* A written page, the rest of its block, and the hole behind it. */
+	cr_assert_eq(looks, 30);
+	hv_disk_close(d);
 }

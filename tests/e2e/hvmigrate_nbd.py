@@ -191,6 +191,8 @@ def serve(command, path):
 def stop(server):
     server.terminate()
     server.wait(LIMIT)
+    for path in TMP.glob("*.sock"):
+        path.unlink()
 
 
 def free_port():

@@ -71,7 +71,7 @@ static int choose_format(struct hvm_import *m, struct hv_error *err)
 	m->format = m->options->out_format ? m->options->out_format : "raw";
 	if (!hv_disk_about(m->format, &about) || !about.creates)
 		return hv_fail_usage(err, "%s can't be written", m->format);
-	m->extension = strcmp(m->format, "raw") && about.extensions ? about.extensions[0] : "raw";
+	m->extension = strcmp(m->format, "raw") != 0 && about.extensions ? about.extensions[0] : "raw";
 	return 0;
 }
 
@@ -384,7 +384,9 @@ static int import_disks(struct hvm_import *m, const char *folder)
 
 static void tell_left(void *ctx, const char *text)
 {
-	hvm_say(ctx, "not carried over: %s", text);
+	const struct hvm_import *m = *(const struct hvm_import *const *)ctx;
+
+	hvm_say(m->options, "not carried over: %s", text);
 }
 
 static void tell_done(const struct hvm_import *m, const char *folder)
@@ -402,7 +404,7 @@ static void tell_done(const struct hvm_import *m, const char *folder)
 		hvm_import_name(m, i, name);
 		hvm_say(m->options, "%s/%s.conf describes '%s' for hvrun --config", folder, name,
 			m->info.vm[i].name ? m->info.vm[i].name : name);
-		hvm_import_left(m, &m->info.vm[i], tell_left, (void *)(uintptr_t)m->options);
+		hvm_import_left(m, &m->info.vm[i], tell_left, &m);
 	}
 }
 

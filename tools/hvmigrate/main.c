@@ -39,10 +39,6 @@ static int run(const struct hvm_options *o)
 		printf("hvmigrate (hvkit) %s\n", HV_VERSION);
 		return HV_EXIT_OK;
 	}
-	if (!o->command->run) {
-		hvm_complain("this build has no `%s`", o->command->name);
-		return HV_EXIT_FAILED;
-	}
 	return o->command->run(o);
 }
 
