@@ -92,6 +92,9 @@ for name, target in (("a FIFO", "fifo"), ("a device", "/dev/zero"), ("a folder",
 
 # Opened by hand, one path at a time: as the image names it, or as it is in truth. Another path opens nothing.
 path.write_text(flat([f'RW {sectors} FLAT "{secret}" 0']))
+done = run("qemu-img", "convert", "-f", "vmdk", "-O", "raw", path, TMP / "followed.raw")
+followed = done.returncode == 0 and SECRET[:12] in (TMP / "followed.raw").read_bytes()
+print(f"     (qemu-img {'follows' if followed else 'does not follow'} a VMDK's extent out of its folder)")
 right("--allow-external opens the one path that it names", path, SECRET * 2048, "--allow-external", secret)
 unsafe("--allow-external of another file", path, options=["--allow-external", "/etc/passwd"])
 unsafe("--allow-external of its folder", path, options=["--allow-external", secret.parent])
