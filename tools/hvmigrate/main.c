@@ -54,7 +54,8 @@ int main(int argc, char **argv)
 	status = hvm_options_parse(&o, argc, argv, &err) ? usage(&o, &err) : run(&o);
 	hvm_options_free(&o);
 	if ((fflush(stdout) == EOF || ferror(stdout)) && status == HV_EXIT_OK) {
-		hvm_complain("cannot write to standard output: %s", strerror(errno));
+		if (errno != EPIPE) /* a reader that has seen enough ("| head") knows that himself */
+			hvm_complain("cannot write to standard output: %s", strerror(errno));
 		status = HV_EXIT_FAILED;
 	}
 	return hvm_signals_leave(status);
