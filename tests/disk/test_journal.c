@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "base/io.h"
-#include "disk/journal.h"
+#include "disk/convert/journal.h"
 #include "samples.h"
 
 #define MiB (1ULL << 20)

@@ -7,7 +7,7 @@
 #include <xxhash.h>
 
 #include "base/bytes.h"
-#include "disk/journal.h"
+#include "disk/convert/journal.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "disk/vmdk_impl.h"
+#include "disk/vmdk/vmdk_impl.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
