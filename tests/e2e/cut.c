@@ -215,5 +215,8 @@ int main(int argc, char **argv)
 	snprintf(place, sizeof(place), "put together again");
 	judge(argv[1], &wanted, true);
 	dprintf(report, "%lu %lu %lu\n", runs, same, faults);
+	free(whole.at);
+	free(wanted.at);
+	close(victim);
 	return faults != 0;
 }
