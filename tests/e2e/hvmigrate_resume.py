@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from disks import *
+from hvmigrate_common import until
 
 rng = random.Random(seed())
 SIZE = (160 * MIB if STRETCH == 1 else 24 * MIB) + 37 * SECTOR
