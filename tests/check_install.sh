@@ -23,21 +23,31 @@ cat >"$TMP/user.c" <<'END'
 #include <string.h>
 #include "base/error.h"
 #include "base/parse.h"
-int main(void)
+#include "disk/convert.h"
+int main(int argc, char **argv)
 {
 	struct hv_error err = {0};
-	uint64_t v = 0;
-	return hv_parse_size("size", "64M", ~0ull, &v, &err) || v != 64ull << 20;
+	struct hv_disk *disk;
+	uint64_t v = 0, size = 0;
+
+	if (argc != 2 || hv_parse_size("size", "64M", ~0ull, &v, &err) || hv_disk_open(argv[1], NULL, &disk, &err))
+		return 1;
+	size = hv_disk_size(disk);
+	hv_disk_close(disk);
+	return size != v;
 }
 END
+truncate -s 64M "$TMP/disk.raw"
 cflags=$(pkg-config --cflags libhvdisk | sed "s@/opt/hvkit/@$root/opt/hvkit/@g")
 libs=$(pkg-config --libs libhvdisk | sed "s@/opt/hvkit/@$root/opt/hvkit/@g")
 # shellcheck disable=SC2086
 $CC -o "$TMP/user-shared" "$TMP/user.c" $cflags $libs
-LD_LIBRARY_PATH=$root/opt/hvkit/lib "$TMP/user-shared"
-# shellcheck disable=SC2086
-$CC -o "$TMP/user-static" "$TMP/user.c" $cflags "$root/opt/hvkit/lib/libhvdisk.a"
-"$TMP/user-static"
+LD_LIBRARY_PATH=$root/opt/hvkit/lib "$TMP/user-shared" "$TMP/disk.raw"
+# Ours static, and what it stands on as the system has it.
+requires=$(pkg-config --print-requires-private libhvdisk)
+# shellcheck disable=SC2046,SC2086
+$CC -o "$TMP/user-static" "$TMP/user.c" $cflags "$root/opt/hvkit/lib/libhvdisk.a" -pthread $(pkg-config --libs $requires)
+"$TMP/user-static" "$TMP/disk.raw"
 
 # Installed headers find each other.
 (cd "$root/opt/hvkit/include/hvkit" && find . -name '*.h' | sed 's@^\./@@') | while read -r header; do

@@ -19,12 +19,13 @@ static void poke(const char *name, uint64_t at, uint64_t length)
 {
 	int fd = open(name, O_RDWR);
 
-	for (uint64_t i = 0; i < length; i++) {
-		uint8_t b = 0;
-		(void)!pread(fd, &b, 1, (off_t)(at + i));
-		b ^= 0x5a;
-		cr_assert_eq(pwrite(fd, &b, 1, (off_t)(at + i)), 1);
-	}
+	uint8_t *bytes = calloc(1, length);
+
+	(void)!pread(fd, bytes, length, (off_t)at); /* what is behind the end stays zero */
+	for (uint64_t i = 0; i < length; i++)
+		bytes[i] ^= 0x5a;
+	cr_assert_eq(pwrite(fd, bytes, length, (off_t)at), (ssize_t)length);
+	free(bytes);
 	close(fd);
 }
 

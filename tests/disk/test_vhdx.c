@@ -4,6 +4,7 @@
  * every kind of damage, which has to be told and must not become bytes.
  */
 #include <criterion/criterion.h>
+#include <stdarg.h>
 #include <sys/stat.h>
 
 #include "base/bytes.h"

@@ -3,6 +3,7 @@
  * existing files, whose table changes go through the log, so that a crash at any moment leaves old or new.
  */
 #include <criterion/criterion.h>
+#include <stdarg.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 

@@ -179,7 +179,7 @@ static void flip(const char *image, int victim, const struct bytes *whole, const
 		size_t at = choose(whole, &seed);
 		uint8_t old = whole->at[at], values[] = {0, 0xff, (uint8_t)next(&seed)};
 		unsigned which = (unsigned)(next(&seed) % 6);
-		uint8_t value = which < 3 ? values[which] : (uint8_t)(old ^ (1U << (next(&seed) % 8)));
+		uint8_t value = (uint8_t)(which < 3 ? values[which] : old ^ (1U << (next(&seed) % 8)));
 
 		snprintf(place, sizeof(place), "byte %zu is %#x, not %#x", at, value, old);
 		if (pwrite(victim, &value, 1, (off_t)at) != 1)
@@ -215,5 +215,8 @@ int main(int argc, char **argv)
 	snprintf(place, sizeof(place), "put together again");
 	judge(argv[1], &wanted, true);
 	dprintf(report, "%lu %lu %lu\n", runs, same, faults);
+	free(whole.at);
+	free(wanted.at);
+	close(victim);
 	return faults != 0;
 }

@@ -124,10 +124,8 @@ class Stalling(Server):
 
 
 with Stalling(disk) as stalling:
-    started = time.monotonic()
     refused("a server that falls silent", hvmigrate("convert", "-q", "--timeout", 1, stalling.uri, TMP / "t.raw"), 1,
             "has not answered for 1 seconds")
-    check(time.monotonic() - started < 20 * STRETCH, "after its time")
 
 
 class Silent(Server):

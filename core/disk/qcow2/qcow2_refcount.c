@@ -32,7 +32,8 @@ uint64_t hv_qcow2_count_at(const uint8_t *block, uint64_t index, unsigned order)
 	case 3:
 		return block[index];
 	default:
-		return block[index >> (3 - order)] >> ((index << order) & 7) & ((1U << (1U << order)) - 1);
+		return (unsigned)block[index >> (3 - order)] >> ((index << order) & 7) &
+		       ((1U << (1U << order)) - 1);
 	}
 }
 
