@@ -12,6 +12,8 @@
 #ifndef HV_DISK_APPLIANCE_H
 #define HV_DISK_APPLIANCE_H
 
+#include <limits.h>
+
 #include "disk/disk.h"
 
 struct hv_appliance;
@@ -105,6 +107,13 @@ struct hv_appliance_options {
 };
 
 HV_API_BEGIN
+/*
+ * The folder tree that the files of the appliance at path must lie in, resolved: its own folder, or, for a
+ * Hyper-V machine that stands in "Virtual Machines", the one above. Looks at names only, so that a caller can
+ * lock itself in before the appliance is read.
+ */
+int hv_appliance_folder(const char *path, char folder[static PATH_MAX], struct hv_error *err);
+
 /*
  * Reads what path describes: a file of one of the kinds (found out by content), or the folder of an exported
  * Hyper-V machine. *appliance is the caller's, to be closed. A disk that is missing is no error here, but its

@@ -4,6 +4,7 @@
  * file.
  */
 #include <fcntl.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -364,16 +365,46 @@ static int open_layer(struct hv_disk_file *f, const struct hv_disk_format *forma
 	return 0;
 }
 
+/* The file of that name in a folder, if it is there. */
+static bool is_bundle(const char *folder, const char *name, char path[static PATH_MAX])
+{
+	struct stat st;
+
+	return name && (size_t)snprintf(path, PATH_MAX, "%s/%s", folder, name) < PATH_MAX &&
+	       stat(path, &st) == 0;
+}
+
+/* An image that is a folder: *path becomes the file in it that stands for all, in buf. */
+static int enter_bundle(const char **path, char buf[static PATH_MAX], struct hv_error *err)
+{
+	struct stat st;
+
+	if (stat(*path, &st) < 0 || !S_ISDIR(st.st_mode))
+		return 0;
+	for (unsigned i = 0; i < HV_ARRAY_SIZE(formats); i++) {
+		if (!is_bundle(*path, formats[i]->bundle, buf))
+			continue;
+		*path = buf;
+		return 0;
+	}
+	return hv_fail(err, EISDIR,
+		       "%s: this is a folder; an image is a file, or a folder with a DiskDescriptor.xml",
+		       *path);
+}
+
 int hv_disk_open(const char *path, const struct hv_disk_options *options, struct hv_disk **disk,
 		 struct hv_error *err)
 {
+	char inner[PATH_MAX];
 	static const struct hv_disk_options none = {0};
 	const struct hv_disk_options *o = options ? options : &none;
 	const struct hv_disk_format *format = NULL;
 	struct hv_disk_policy *policy;
 	struct hv_disk_file *f;
-	int rc;
+	int rc = enter_bundle(&path, inner, err);
 
+	if (rc < 0)
+		return rc;
 	if (o->format && !(format = hv_disk_format_named(o->format)))
 		return no_such_format(path, o->format, err);
 	rc = open_named(path, o, &f, err);

@@ -78,6 +78,7 @@ struct hv_disk_format {
 	const char *const
 		*extensions; /* its files' usual ones, lower case, without the dot; ends with NULL */
 	const char *const *subformats; /* that create makes, the default first; NULL: none */
+	const char *bundle;            /* an image may be a folder, and this file in it is opened; NULL: no */
 
 	/* Does the content say that it is this format? 0 no, 1 perhaps (only a weak mark), 2 yes. */
 	int (*probe)(const struct hv_disk_probe *probe);

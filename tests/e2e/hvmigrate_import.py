@@ -221,6 +221,23 @@ check(padded[:SIZE] == two and not padded[SIZE:].strip(b"\0"), "a Hyper-V export
 imported("a Hyper-V export", done, "from-hyperv", {"Server.raw": (one), "data.raw": padded},
          ("Server.conf", "mem 2048M\n", "cpus 3\n", "generation 1", "CD drive at ide1:0", "00:15:5d:01:02:03", "'LAN'"))
 
+# --- locked in ----------------------------------------------------------------------------------------------------------
+(TMP / "far").mkdir()
+qemu("convert", "-O", "vmdk", "-o", "subformat=monolithicFlat", "one.raw", "far/disk.vmdk")
+(TMP / "near").mkdir()
+(TMP / "near/box.vmx").write_text((TMP / "vm/box.vmx").read_text().replace("disk-000001.vmdk", str(TMP / "far/disk.vmdk")))
+refused("a disk outside the machine's folder", hvmigrate("import", "near/box.vmx", "near-out"), 3, "--allow-external")
+check(not (TMP / "near-out").exists(), "and the folder that was made for it is gone")
+done = hvmigrate("import", "--allow-external", TMP / "far/disk.vmdk", "near/box.vmx", "near-out")
+check(done.returncode == 0 and (TMP / "near-out/disk.raw").read_bytes() == one, "--allow-external lets it in, its extent too",
+      done.err)
+(TMP / "kept").mkdir()
+refused("a digest", hvmigrate("import", "wrong.ova", "kept"), 3, "digest")
+check((TMP / "kept").is_dir(), "a folder that was there already stays")
+refused("a folder below one that isn't there", hvmigrate("import", "web.ova", "not/there"), 1, "cannot make the folder")
+(TMP / "link.ovf").symlink_to("web.ova")
+check(hvmigrate("import", "-q", "link.ovf", "by-link").returncode == 0, "an appliance by a symbolic link")
+
 # --- usage ----------------------------------------------------------------------------------------------------------------
 refused("no folder", hvmigrate("import", "web.ova"), 2, "--list")
 refused("no appliance", hvmigrate("import", "one.raw", "x"), 1, "no appliance")

@@ -177,12 +177,9 @@ static int check_free(const struct hvm_import *m, const char *folder, const char
 
 static int check_folder(struct hvm_import *m, const char *folder, struct hv_error *err)
 {
-	struct stat st;
 	bool exists;
 	int rc = 0;
 
-	if (stat(folder, &st) == 0 && !S_ISDIR(st.st_mode))
-		return hv_fail_usage(err, "%s: this is no folder; import writes several files", folder);
 	for (unsigned i = 0; i < m->disks && !rc; i++)
 		if (!m->disk[i].drive->trouble)
 			rc = check_free(m, folder, m->disk[i].name, &m->disk[i].exists, err);
@@ -420,10 +417,6 @@ static int run(struct hvm_import *m, const char *folder)
 		return fail(m, &err);
 	if (check_disks(m, folder))
 		return m->status;
-	if (mkdir(folder, 0777) && errno != EEXIST) {
-		hv_fail_errno(&err, "%s: cannot make the folder", folder);
-		return fail(m, &err);
-	}
 	if (import_disks(m, folder))
 		return m->status;
 	if (hvm_import_write_configs(m, folder, &err))
@@ -443,13 +436,57 @@ static int list(struct hvm_import *m)
 	return m->status;
 }
 
-int hvm_import(const struct hvm_options *o)
+/* Made before the lock shuts, so that only this folder need be written; *made tells whether it was. */
+static int make_folder(const char *folder, bool *made, struct hv_error *err)
 {
+	struct stat st;
+
+	*made = mkdir(folder, 0777) == 0;
+	if (*made)
+		return 0;
+	if (errno != EEXIST)
+		return hv_fail_errno(err, "%s: cannot make the folder", folder);
+	if (stat(folder, &st) == 0 && !S_ISDIR(st.st_mode))
+		return hv_fail_usage(err, "%s: this is no folder; import writes several files", folder);
+	return 0;
+}
+
+/* From here on an appliance's bytes are looked at. */
+static int open_locked(struct hvm_import *m, const char *folder, struct hv_error *err)
+{
+	const struct hvm_options *o = m->options;
+	const struct hvm_reach reach = {.appliance = o->args[0], .folder = folder};
 	const struct hv_appliance_options options = {.external = (const char *const *)o->external,
 						     .externals = o->externals,
 						     .salvage = o->salvage};
+	int rc = hvm_sandbox(o, &reach, err);
+
+	return rc ? rc : hv_appliance_open(o->args[0], &options, &m->appliance, err);
+}
+
+static int import(struct hvm_import *m, const char *folder)
+{
+	struct hv_error err = {0};
+	int status;
+
+	if (open_locked(m, folder, &err))
+		return hvm_fail(m->options, &err);
+	hv_appliance_info(m->appliance, &m->info);
+	if (choose_format(m, &err) || list_disks(m, &err))
+		status = fail(m, &err);
+	else
+		status = folder ? run(m, folder) : list(m);
+	hv_appliance_close(m->appliance);
+	free(m->disk);
+	return status;
+}
+
+int hvm_import(const struct hvm_options *o)
+{
+	const char *folder = o->list ? NULL : o->args[1];
 	struct hvm_import m = {.options = o};
 	struct hv_error err = {0};
+	bool made = false;
 	int status;
 
 	if (!o->list && o->count < 2) {
@@ -458,14 +495,10 @@ int hvm_import(const struct hvm_options *o)
 		return hvm_fail(o, &err);
 	}
 	m.events = o->json && !o->list ? stdout : NULL;
-	if (hv_appliance_open(o->args[0], &options, &m.appliance, &err))
+	if (folder && make_folder(folder, &made, &err))
 		return hvm_fail(o, &err);
-	hv_appliance_info(m.appliance, &m.info);
-	if (choose_format(&m, &err) || list_disks(&m, &err))
-		status = fail(&m, &err);
-	else
-		status = o->list ? list(&m) : run(&m, o->args[1]);
-	hv_appliance_close(m.appliance);
-	free(m.disk);
+	status = import(&m, folder);
+	if (made && status)
+		(void)rmdir(folder); /* when there is nothing in it */
 	return status;
 }
