@@ -747,11 +747,12 @@ static int check_alone(const struct hv_appliance_drive *d, struct hv_disk *disk,
 	hv_disk_info(disk, &info);
 	if (info.files <= 1 && !info.has_parent)
 		return 0;
-	return hv_fail_unsafe(
-		err,
-		"%s: its member %s is only a part of a disk (%s); a disk in an archive has to be "
-		"whole",
-		d->path, d->file, info.has_parent ? "it builds on another image" : "it names other files");
+	return hv_fail_unsafe(err,
+			      "%s: %s is only a part of a disk (%s); a disk in an archive, or one that is "
+			      "cut or compressed, has "
+			      "to be whole",
+			      d->path, d->file,
+			      info.has_parent ? "it builds on another image" : "it names other files");
 }
 
 /* The format that a file's extension stands for; NULL for raw and for what no format has. */
@@ -785,6 +786,16 @@ static int check_called(const struct hv_appliance_drive *d, struct hv_disk *disk
 			      d->path, d->file, called);
 }
 
+static int open_packed(struct hv_appliance *a, const struct hv_appliance_drive *drive,
+		       const struct hv_disk_options *options, struct hv_disk **disk, struct hv_error *err)
+{
+	struct hv_disk_options o = *options;
+	int fd, rc = hv_appliance_unpack(a, drive, &fd, err);
+
+	o.at = o.length = 0;
+	return rc ? rc : hv_disk_open_fd(fd, drive->path, &o, disk, err);
+}
+
 int hv_appliance_disk_open(struct hv_appliance *a, const struct hv_appliance_drive *drive,
 			   const struct hv_disk_options *options, struct hv_disk **disk, struct hv_error *err)
 {
@@ -803,10 +814,10 @@ int hv_appliance_disk_open(struct hv_appliance *a, const struct hv_appliance_dri
 	}
 	o.at = drive->at;
 	o.length = drive->length;
-	rc = hv_disk_open(drive->path, &o, disk, err);
+	rc = drive->parts ? open_packed(a, drive, &o, disk, err) : hv_disk_open(drive->path, &o, disk, err);
 	if (rc)
 		return rc;
-	rc = a->archive ? check_alone(drive, *disk, err) : 0;
+	rc = a->archive || drive->parts ? check_alone(drive, *disk, err) : 0;
 	if (!rc && !o.format)
 		rc = check_called(drive, *disk, err);
 	if (!rc && check_size(a, drive, *disk))

@@ -392,25 +392,13 @@ static int enter_bundle(const char **path, char buf[static PATH_MAX], struct hv_
 		       *path);
 }
 
-int hv_disk_open(const char *path, const struct hv_disk_options *options, struct hv_disk **disk,
-		 struct hv_error *err)
+/* The first image of a chain, over its file, which it takes over, also on failure. */
+static int open_first(struct hv_disk_file *f, const char *path, const struct hv_disk_format *format,
+		      const struct hv_disk_options *o, struct hv_disk **disk, struct hv_error *err)
 {
-	char inner[PATH_MAX];
-	static const struct hv_disk_options none = {0};
-	const struct hv_disk_options *o = options ? options : &none;
-	const struct hv_disk_format *format = NULL;
 	struct hv_disk_policy *policy;
-	struct hv_disk_file *f;
-	int rc = enter_bundle(&path, inner, err);
+	int rc = hv_disk_policy_new(path, o, &policy, err);
 
-	if (rc < 0)
-		return rc;
-	if (o->format && !(format = hv_disk_format_named(o->format)))
-		return no_such_format(path, o->format, err);
-	rc = open_named(path, o, &f, err);
-	if (rc < 0)
-		return rc;
-	rc = hv_disk_policy_new(path, o, &policy, err);
 	if (rc < 0) {
 		hv_disk_file_free(f);
 		return rc;
@@ -419,6 +407,43 @@ int hv_disk_open(const char *path, const struct hv_disk_options *options, struct
 	if (rc < 0)
 		hv_disk_policy_free(policy);
 	return rc;
+}
+
+int hv_disk_open(const char *path, const struct hv_disk_options *options, struct hv_disk **disk,
+		 struct hv_error *err)
+{
+	static const struct hv_disk_options none = {0};
+	const struct hv_disk_options *o = options ? options : &none;
+	const struct hv_disk_format *format = NULL;
+	struct hv_disk_file *f;
+	char inner[PATH_MAX];
+	int rc = enter_bundle(&path, inner, err);
+
+	if (rc < 0)
+		return rc;
+	if (o->format && !(format = hv_disk_format_named(o->format)))
+		return no_such_format(path, o->format, err);
+	rc = open_named(path, o, &f, err);
+	return rc < 0 ? rc : open_first(f, path, format, o, disk, err);
+}
+
+int hv_disk_open_fd(int fd, const char *path, const struct hv_disk_options *options, struct hv_disk **disk,
+		    struct hv_error *err)
+{
+	const struct hv_disk_format *format = NULL;
+	struct hv_disk_file *f;
+	int rc = 0;
+
+	if (options->format && !(format = hv_disk_format_named(options->format)))
+		rc = no_such_format(path, options->format, err);
+	if (rc == 0)
+		rc = hv_disk_file_new(fd, path, options->at, options->length, &f, err);
+	if (rc < 0) {
+		close(fd);
+		return rc;
+	}
+	f->writable = f->writable && options->writable;
+	return open_first(f, path, format, options, disk, err);
 }
 
 int hv_disk_open_extent(struct hv_disk *d, const char *name, bool writable, unsigned *index,

@@ -206,6 +206,10 @@ char *hv_disk_windows_name(const char *name, bool *relative);
 /* The part after the last slash or backslash, inside name. */
 const char *hv_disk_base_name(const char *name);
 
+/* hv_disk_open over an open file, which it takes over, also on failure; path says where it is from. */
+int hv_disk_open_fd(int fd, const char *path, const struct hv_disk_options *options, struct hv_disk **disk,
+		    struct hv_error *err);
+
 /* --- for check -------------------------------------------------------------------------------------------- */
 void hv_disk_found(struct hv_disk_check *check, enum hv_check_severity severity, const char *fmt, ...)
 	HV_PRINTF(3, 4);

@@ -77,7 +77,7 @@ static int choose_format(struct hvm_import *m, struct hv_error *err)
 
 /* --- digests --- */
 
-static int verify_step(void *ctx, uint64_t done, uint64_t size)
+static int step_on(void *ctx, uint64_t done, uint64_t size)
 {
 	const struct hv_convert_progress step = {.size = size, .done = done, .copied = done};
 
@@ -120,7 +120,7 @@ static int check_digests(struct hvm_import *m)
 	if (!m->info.manifest)
 		return 0;
 	hvm_progress_begin(&m->progress, m->options, "checked", m->events);
-	rc = hv_appliance_verify(m->appliance, verify_step, &m->progress, &err);
+	rc = hv_appliance_verify(m->appliance, step_on, &m->progress, &err);
 	hvm_progress_end(&m->progress);
 	tell_new_notes(m);
 	if (!rc)
@@ -198,8 +198,16 @@ static int open_disk(struct hvm_import *m, const struct hvm_imported *disk, stru
 {
 	const struct hv_disk_options options = {.salvage = m->options->salvage,
 						.raw_devices = m->options->raw_devices};
-	int rc = hv_appliance_disk_open(m->appliance, disk->drive, &options, source, err);
+	int rc;
 
+	if (disk->drive->parts) {
+		hvm_say(m->options, "%s is %s: putting it together in a temporary file first",
+			disk->drive->file, disk->drive->gzip ? "compressed" : "cut into pieces");
+		hvm_progress_begin(&m->progress, m->options, "unpacked", m->events);
+	}
+	rc = hv_appliance_disk_open(m->appliance, disk->drive, &options, source, err);
+	if (disk->drive->parts)
+		hvm_progress_end(&m->progress);
 	if (rc && disk->drive->length) /* a member: the sentence has only the archive's name */
 		hv_error_prefix(err, "%s", disk->drive->file);
 	return rc;
@@ -221,7 +229,7 @@ static int check_source(const struct hvm_import *m, const struct hv_disk *source
 	return 0;
 }
 
-/* Every disk can be opened, before the first is converted. 0 to go on. */
+/* Every disk can be opened, before the first is converted; but those that take long to open. 0 to go on. */
 static int check_disks(struct hvm_import *m, const char *folder)
 {
 	for (unsigned i = 0; i < m->disks; i++) {
@@ -230,7 +238,7 @@ static int check_disks(struct hvm_import *m, const char *folder)
 		struct hv_error err = {0};
 		int rc;
 
-		if (disk->drive->trouble || !disk->drive->file)
+		if (disk->drive->trouble || !disk->drive->file || disk->drive->parts)
 			continue;
 		rc = open_disk(m, disk, &source, &err);
 		if (!rc)
@@ -353,8 +361,10 @@ static int import_disk(struct hvm_import *m, struct hvm_imported *disk, const ch
 		return rc;
 	tell_new_notes(m);
 	hvm_tell_notes(m->options, source);
-	tell_start(m, disk, source);
-	rc = convert(m, disk, source, path, err);
+	rc = check_source(m, source, folder, err); /* again: what was put together is open only now */
+	if (!rc)
+		tell_start(m, disk, source);
+	rc = rc ? rc : convert(m, disk, source, path, err);
 	hv_disk_close(source);
 	return rc;
 }
@@ -458,7 +468,10 @@ static int open_locked(struct hvm_import *m, const char *folder, struct hv_error
 	const struct hvm_reach reach = {.appliance = o->args[0], .folder = folder};
 	const struct hv_appliance_options options = {.external = (const char *const *)o->external,
 						     .externals = o->externals,
-						     .salvage = o->salvage};
+						     .salvage = o->salvage,
+						     .spool = folder,
+						     .progress = step_on,
+						     .ctx = &m->progress};
 	int rc = hvm_sandbox(o, &reach, err);
 
 	return rc ? rc : hv_appliance_open(o->args[0], &options, &m->appliance, err);
