@@ -107,6 +107,7 @@ CONFIG = ("Web-more.conf", "name Web-more\n", "mem 768M\n", "cpus 2\n", "# - fir
 DISKS = {"web-disk1.raw": one, "web-disk2.raw": two}
 done = hvmigrate("import", "--verify", "--digest", "web.ova", "from-ova")
 imported("an OVA", done, "from-ova", DISKS, CONFIG)
+check("read back and equal" in done.err, "an OVA: what --verify found is told", done.err)
 check(hashlib.sha256(one).hexdigest() in done.out, "an OVA: its disks' digests are printed")
 
 listed = hvmigrate("import", "--list", "web.ova")
@@ -303,6 +304,10 @@ refused("a folder below one that isn't there", hvmigrate("import", "web.ova", "n
 check(hvmigrate("import", "-q", "link.ovf", "by-link").returncode == 0, "an appliance by a symbolic link")
 
 # --- usage ----------------------------------------------------------------------------------------------------------------
+refused("an OVA as a disk", hvmigrate("convert", "web.ova", "x.raw"), 2, "hvmigrate import")
+(TMP / "disk.raw.gz").write_bytes(zipped)
+refused("a packed disk", hvmigrate("convert", "disk.raw.gz", "x.raw"), 2, "unpack it first")
+check(hvmigrate("convert", "-f", "raw", "disk.raw.gz", "x.raw").returncode == 0, "but --format raw is believed")
 refused("no folder", hvmigrate("import", "web.ova"), 2, "--list")
 refused("no appliance", hvmigrate("import", "one.raw", "x"), 1, "no appliance")
 refused("a folder without a machine", hvmigrate("import", "from-ova", "x"), 1, "no machine's description")

@@ -297,6 +297,17 @@ static void note_result(struct hvm_imported *disk, const struct hv_convert *c)
 		snprintf(disk->sha256 + 2UL * i, 3, "%02x", c->sha256[i]);
 }
 
+static void tell_result(const struct hvm_import *m, const struct hv_convert *c)
+{
+	char copied[24], skipped[24];
+
+	if (!m->events)
+		hvm_say(m->options, "%s copied, %s holes in %.1f s%s",
+			hv_format_size(c->result.copied, copied, sizeof(copied)),
+			hv_format_size(c->result.skipped, skipped, sizeof(skipped)),
+			hvm_progress_seconds(&m->progress), c->verify ? ", read back and equal" : "");
+}
+
 static int convert(struct hvm_import *m, struct hvm_imported *disk, struct hv_disk *source, const char *path,
 		   struct hv_error *err)
 {
@@ -324,6 +335,8 @@ static int convert(struct hvm_import *m, struct hvm_imported *disk, struct hv_di
 	hvm_progress_end(&m->progress);
 	if (!rc || c.losses)
 		note_result(disk, &c);
+	if (!rc)
+		tell_result(m, &c);
 	if (!rc && o->digest && !m->events)
 		printf("%s  %s\n", disk->sha256, path);
 	return rc;

@@ -154,8 +154,9 @@ static void list_machine(const struct hv_appliance_vm *vm)
 		hvm_put(stdout, vm->os);
 		printf(",");
 	}
-	printf(" %u CPU%s, %s", vm->cpus, vm->cpus == 1 ? "" : "s",
-	       hv_format_size(vm->memory, size, sizeof(size)));
+	if (vm->cpus)
+		printf(" %u CPU%s,", vm->cpus, vm->cpus == 1 ? "" : "s");
+	printf(" %s", vm->memory ? hv_format_size(vm->memory, size, sizeof(size)) : "memory not said");
 	if (vm->firmware) {
 		printf(", ");
 		hvm_put(stdout, vm->firmware);
