@@ -243,7 +243,7 @@ changed[6 * MIB + 5] ^= 1
 changed[8 * MIB + 5] ^= 1
 write("changed.raw", changed)
 done = hvmigrate("compare", "changed.raw", "disk.vhd")
-check(done.returncode == 1 and f"({6 * MIB + 5})" in done.out and "1 KiB" in done.out, "where they differ", done.out)
+check(done.returncode == 1 and f"offset {6 * MIB + 5} (0x600005)" in done.out and "1 KiB" in done.out, "where they differ", done.out)
 result = json.loads(hvmigrate("compare", "--json", "-F", "vhd", "changed.raw", "disk.vhd").out)
 check(result == {"same": False, "sizes": [9 * MIB] * 2, "offset": 6 * MIB + 5, "length": result["length"], "differing": 1024}
       and 0 < result["length"] <= 512, "compare --json", result)
