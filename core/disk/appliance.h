@@ -12,6 +12,8 @@
 #ifndef HV_DISK_APPLIANCE_H
 #define HV_DISK_APPLIANCE_H
 
+#include <limits.h>
+
 #include "disk/disk.h"
 
 struct hv_appliance;
@@ -32,14 +34,23 @@ enum hv_drive_trouble {
 	HV_DRIVE_UNSUPPORTED, /* known, and not read here: a host's physical disk, a compressed member */
 };
 
+/* A stretch of a file; several after another are the disk's own file. */
+struct hv_appliance_part {
+	const char *path;
+	uint64_t at, length; /* bytes */
+};
+
 struct hv_appliance_drive {
 	enum hv_drive_kind kind;
 	const char *name; /* disks: of the converted file, without a suffix; safe, and no other's */
 	const char
 		*file; /* as the appliance names it; NULL: an empty drive, or with a capacity an empty disk */
-	const char *path;  /* disks: where it is; of a member, the archive's. NULL with trouble */
-	uint64_t at;       /* of a member: its first byte in the archive; 0 */
-	uint64_t length;   /* and how many; 0 when path is the disk's own file */
+	const char *path; /* disks: where it is; of a member, the archive's. NULL with trouble */
+	uint64_t at;      /* of a member: its first byte in the archive; 0 */
+	uint64_t length;  /* and how many; 0 when path is the disk's own file */
+	const struct hv_appliance_part *part; /* when it is cut or compressed: what it is put together of */
+	unsigned parts;
+	bool gzip;
 	uint64_t capacity; /* of the virtual disk as the appliance says it, bytes; 0 when it doesn't */
 	uint64_t unit;     /* that number's precision, bytes */
 	const char *bus;   /* "ide", "scsi", "sata", "nvme", "floppy", "usb" */
@@ -102,9 +113,24 @@ struct hv_appliance_options {
 	const char *const *external; /* as in struct hv_disk_options; borrowed until close */
 	unsigned externals;
 	bool salvage; /* go on where the description can still be read; each concession is a note */
+	/*
+	 * A disk that is cut or compressed is put together when it is opened: in a file without a name in
+	 * this folder (borrowed until close), which goes when the disk is closed. NULL: such a disk can't be
+	 * opened. progress may be NULL; it gets packed bytes, and a return other than 0 stops (-ECANCELED).
+	 */
+	const char *spool;
+	int (*progress)(void *ctx, uint64_t done, uint64_t size);
+	void *ctx;
 };
 
 HV_API_BEGIN
+/*
+ * The folder tree that the files of the appliance at path must lie in, resolved: its own folder, or, for a
+ * Hyper-V machine that stands in "Virtual Machines", the one above. Looks at names only, so that a caller can
+ * lock itself in before the appliance is read.
+ */
+int hv_appliance_folder(const char *path, char folder[static PATH_MAX], struct hv_error *err);
+
 /*
  * Reads what path describes: a file of one of the kinds (found out by content), or the folder of an exported
  * Hyper-V machine. *appliance is the caller's, to be closed. A disk that is missing is no error here, but its

@@ -4,6 +4,7 @@
  * file.
  */
 #include <fcntl.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -364,22 +365,40 @@ static int open_layer(struct hv_disk_file *f, const struct hv_disk_format *forma
 	return 0;
 }
 
-int hv_disk_open(const char *path, const struct hv_disk_options *options, struct hv_disk **disk,
-		 struct hv_error *err)
+/* The file of that name in a folder, if it is there. */
+static bool is_bundle(const char *folder, const char *name, char path[static PATH_MAX])
 {
-	static const struct hv_disk_options none = {0};
-	const struct hv_disk_options *o = options ? options : &none;
-	const struct hv_disk_format *format = NULL;
-	struct hv_disk_policy *policy;
-	struct hv_disk_file *f;
-	int rc;
+	struct stat st;
 
-	if (o->format && !(format = hv_disk_format_named(o->format)))
-		return no_such_format(path, o->format, err);
-	rc = open_named(path, o, &f, err);
-	if (rc < 0)
-		return rc;
-	rc = hv_disk_policy_new(path, o, &policy, err);
+	return name && (size_t)snprintf(path, PATH_MAX, "%s/%s", folder, name) < PATH_MAX &&
+	       stat(path, &st) == 0;
+}
+
+/* An image that is a folder: *path becomes the file in it that stands for all, in buf. */
+static int enter_bundle(const char **path, char buf[static PATH_MAX], struct hv_error *err)
+{
+	struct stat st;
+
+	if (stat(*path, &st) < 0 || !S_ISDIR(st.st_mode))
+		return 0;
+	for (unsigned i = 0; i < HV_ARRAY_SIZE(formats); i++) {
+		if (!is_bundle(*path, formats[i]->bundle, buf))
+			continue;
+		*path = buf;
+		return 0;
+	}
+	return hv_fail(err, EISDIR,
+		       "%s: this is a folder; an image is a file, or a folder with a DiskDescriptor.xml",
+		       *path);
+}
+
+/* The first image of a chain, over its file, which it takes over, also on failure. */
+static int open_first(struct hv_disk_file *f, const char *path, const struct hv_disk_format *format,
+		      const struct hv_disk_options *o, struct hv_disk **disk, struct hv_error *err)
+{
+	struct hv_disk_policy *policy;
+	int rc = hv_disk_policy_new(path, o, &policy, err);
+
 	if (rc < 0) {
 		hv_disk_file_free(f);
 		return rc;
@@ -388,6 +407,43 @@ int hv_disk_open(const char *path, const struct hv_disk_options *options, struct
 	if (rc < 0)
 		hv_disk_policy_free(policy);
 	return rc;
+}
+
+int hv_disk_open(const char *path, const struct hv_disk_options *options, struct hv_disk **disk,
+		 struct hv_error *err)
+{
+	static const struct hv_disk_options none = {0};
+	const struct hv_disk_options *o = options ? options : &none;
+	const struct hv_disk_format *format = NULL;
+	struct hv_disk_file *f;
+	char inner[PATH_MAX];
+	int rc = enter_bundle(&path, inner, err);
+
+	if (rc < 0)
+		return rc;
+	if (o->format && !(format = hv_disk_format_named(o->format)))
+		return no_such_format(path, o->format, err);
+	rc = open_named(path, o, &f, err);
+	return rc < 0 ? rc : open_first(f, path, format, o, disk, err);
+}
+
+int hv_disk_open_fd(int fd, const char *path, const struct hv_disk_options *options, struct hv_disk **disk,
+		    struct hv_error *err)
+{
+	const struct hv_disk_format *format = NULL;
+	struct hv_disk_file *f;
+	int rc = 0;
+
+	if (options->format && !(format = hv_disk_format_named(options->format)))
+		rc = no_such_format(path, options->format, err);
+	if (rc == 0)
+		rc = hv_disk_file_new(fd, path, options->at, options->length, &f, err);
+	if (rc < 0) {
+		close(fd);
+		return rc;
+	}
+	f->writable = f->writable && options->writable;
+	return open_first(f, path, format, options, disk, err);
 }
 
 int hv_disk_open_extent(struct hv_disk *d, const char *name, bool writable, unsigned *index,

@@ -126,9 +126,9 @@ struct hv_disk_about {
 bool hv_disk_about(const char *name, struct hv_disk_about *about);
 
 /*
- * Opens the image at path with its chain. *disk is the caller's, to be closed. Errors: -EBADMSG (status
- * UNSAFE) for damage or a file that the options don't allow; -ENOTSUP for what is known and not supported
- * (encryption); errno of the system otherwise.
+ * Opens the image at path (of Parallels also the folder that a disk is there) with its chain. *disk is the
+ * caller's, to be closed. Errors: -EBADMSG (status UNSAFE) for damage or a file that the options don't allow;
+ * -ENOTSUP for what is known and not supported (encryption); errno of the system otherwise.
  */
 int hv_disk_open(const char *path, const struct hv_disk_options *options, struct hv_disk **disk,
 		 struct hv_error *err);

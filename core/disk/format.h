@@ -78,6 +78,7 @@ struct hv_disk_format {
 	const char *const
 		*extensions; /* its files' usual ones, lower case, without the dot; ends with NULL */
 	const char *const *subformats; /* that create makes, the default first; NULL: none */
+	const char *bundle;            /* an image may be a folder, and this file in it is opened; NULL: no */
 
 	/* Does the content say that it is this format? 0 no, 1 perhaps (only a weak mark), 2 yes. */
 	int (*probe)(const struct hv_disk_probe *probe);
@@ -204,6 +205,10 @@ void hv_disk_drop_parent(struct hv_disk *d);
 char *hv_disk_windows_name(const char *name, bool *relative);
 /* The part after the last slash or backslash, inside name. */
 const char *hv_disk_base_name(const char *name);
+
+/* hv_disk_open over an open file, which it takes over, also on failure; path says where it is from. */
+int hv_disk_open_fd(int fd, const char *path, const struct hv_disk_options *options, struct hv_disk **disk,
+		    struct hv_error *err);
 
 /* --- for check -------------------------------------------------------------------------------------------- */
 void hv_disk_found(struct hv_disk_check *check, enum hv_check_severity severity, const char *fmt, ...)

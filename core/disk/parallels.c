@@ -619,6 +619,7 @@ const struct hv_disk_format hv_disk_format_parallels = {
 	.name = "parallels",
 	.extensions = (const char *const[]){"hds", "hdd", "xml", NULL},
 	.subformats = NULL,
+	.bundle = "DiskDescriptor.xml",
 	.probe = parallels_probe,
 	.open = parallels_open,
 	.close = parallels_close,

@@ -242,6 +242,24 @@ Test(parallels, a_descriptor_leads_to_its_image)
 	expect_letters("DiskDescriptor.xml", "B.ACZZ", 4096, 42 * 512);
 }
 
+Test(parallels, a_bundle_is_opened_by_its_folder)
+{
+	put("disk.hds", &newer);
+	put_descriptor(38, XML_HEAD, STORAGE("0", "38", IMAGE("Compressed", "disk.hds")));
+	expect_letters(".", "B.AC.", 4096, 38 * 512);
+}
+
+Test(parallels, a_folder_without_a_descriptor_is_no_image)
+{
+	struct hv_error err = {0};
+	struct hv_disk *d;
+
+	put("disk.hds", &newer);
+	cr_assert_eq(hv_disk_open(".", NULL, &d, &err), -EISDIR);
+	cr_assert_eq(hv_disk_open("disk.hds", NULL, &d, &err), 0);
+	hv_disk_close(d);
+}
+
 Test(parallels, descriptors_that_lie_or_ask_for_too_much_are_refused)
 {
 	static const struct {

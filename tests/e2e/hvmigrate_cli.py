@@ -44,7 +44,7 @@ refused("no such format", hvmigrate("info", "-f", "zip", disk), 2, "zip")
 refused("no such subformat", hvmigrate("convert", "-O", "vhd:thin", disk, "x"), 2, "thin", "dynamic, fixed")
 refused("no threads", hvmigrate("convert", "-j", "0", disk, "x"), 2, "--threads")
 refused("no such file", hvmigrate("info", "missing.vhd"), 1, "missing.vhd")
-refused("a folder", hvmigrate("info", TMP), 3, str(TMP))
+refused("a folder", hvmigrate("info", TMP), 1, str(TMP))
 refused("no such source", hvmigrate("convert", "missing.raw", "x.raw"), 1, "missing.raw")
 refused("an unreachable destination", hvmigrate("convert", "-q", disk, "no/such/folder/x.raw"), 1, "no/such/folder")
 done = hvmigrate("info", "--json", "missing.vhd")
@@ -243,7 +243,7 @@ changed[6 * MIB + 5] ^= 1
 changed[8 * MIB + 5] ^= 1
 write("changed.raw", changed)
 done = hvmigrate("compare", "changed.raw", "disk.vhd")
-check(done.returncode == 1 and f"({6 * MIB + 5})" in done.out and "1 KiB" in done.out, "where they differ", done.out)
+check(done.returncode == 1 and f"offset {6 * MIB + 5} (0x600005)" in done.out and "1 KiB" in done.out, "where they differ", done.out)
 result = json.loads(hvmigrate("compare", "--json", "-F", "vhd", "changed.raw", "disk.vhd").out)
 check(result == {"same": False, "sizes": [9 * MIB] * 2, "offset": 6 * MIB + 5, "length": result["length"], "differing": 1024}
       and 0 < result["length"] <= 512, "compare --json", result)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """hvmigrate import: whole appliances, as other systems export them, to the same bytes and a description that hvrun
 takes; and what is refused in them."""
+import gzip
 import hashlib
 import io
 import tarfile
@@ -106,6 +107,7 @@ CONFIG = ("Web-more.conf", "name Web-more\n", "mem 768M\n", "cpus 2\n", "# - fir
 DISKS = {"web-disk1.raw": one, "web-disk2.raw": two}
 done = hvmigrate("import", "--verify", "--digest", "web.ova", "from-ova")
 imported("an OVA", done, "from-ova", DISKS, CONFIG)
+check("read back and equal" in done.err, "an OVA: what --verify found is told", done.err)
 check(hashlib.sha256(one).hexdigest() in done.out, "an OVA: its disks' digests are printed")
 
 listed = hvmigrate("import", "--list", "web.ova")
@@ -135,6 +137,69 @@ check(done.returncode == 3 and (TMP / "salvaged/web-disk1.raw").read_bytes() == 
 for algorithm in ("sha1", "sha512"):
     ova("alg.ova", {"web.ovf": OVF, "web.mf": manifest(members, algorithm), **members})
     check(hvmigrate("import", "-q", "alg.ova", f"alg-{algorithm}").returncode == 0, f"a manifest of {algorithm}")
+
+# --- disks in pieces, compressed ones, and both -----------------------------------------------------------------------------
+
+
+def pieces(name, data, size):
+    return {f"{name}.{i:09}": data[at:at + size] for i, at in enumerate(range(0, len(data), size))}
+
+
+def package(name, first, more, description):
+    """An OVA and an OVF of the first disk in that form; the second as ever."""
+    put = {"web.ovf": description, **first, "web-disk2.vmdk": members["web-disk2.vmdk"], **more}
+    put = {"web.ovf": description, "web.mf": manifest(put), **{k: v for k, v in put.items() if k != "web.ovf"}}
+    ova(f"{name}.ova", put)
+    (TMP / name).mkdir()
+    for file, data in put.items():
+        (TMP / name / file).write_bytes(data)
+
+
+def reference(attributes, href="web-disk1.vmdk"):
+    return OVF.replace(b'ovf:href="web-disk1.vmdk"', f'ovf:href="{href}" {attributes}'.encode())
+
+
+disk1 = members["web-disk1.vmdk"]
+zipped = gzip.compress(one, 1)
+cut = len(disk1) // 3 + 1
+FORMS = {
+    "cut": (pieces("web-disk1.vmdk", disk1, cut), f'ovf:chunkSize="{cut}" ovf:size="{len(disk1)}"', "web-disk1.vmdk"),
+    "one": ({"web-disk1.vmdk": disk1}, f'ovf:chunkSize="{len(disk1)}"', "web-disk1.vmdk"),
+    "gz": ({"web-disk1.raw": zipped}, f'ovf:compression="gzip" ovf:size="{len(zipped)}"', "web-disk1.raw"),
+    "both": (pieces("web-disk1.raw", zipped, 70000), f'ovf:compression="gzip" ovf:chunkSize="70000" ovf:size="{len(zipped)}"',
+             "web-disk1.raw"),
+}
+for form, (files, attributes, href) in FORMS.items():
+    package(f"p-{form}", files, {}, reference(attributes, href))
+    for kind in (f"p-{form}.ova", f"p-{form}/web.ovf"):
+        done = hvmigrate("import", "--verify", kind, f"from-{kind.replace('/', '-')}")
+        imported(f"{kind}", done, f"from-{kind.replace('/', '-')}", DISKS, CONFIG)
+        check("nothing vouches" not in done.err, f"{kind}: the manifest vouches for all its files", done.err)
+listed = hvmigrate("import", "--list", "p-both.ova")
+check(f"in {len(FORMS['both'][0])} pieces, compressed" in listed.out, "--list tells of pieces and compression", listed.out)
+
+WRONG = {
+    "a missing piece": ({**dict(list(FORMS["cut"][0].items())[:-1])}, *FORMS["cut"][1:], "one is missing"),
+    "a short piece": ({**FORMS["cut"][0], "web-disk1.vmdk.000000001": b"x" * 100}, *FORMS["cut"][1:], "piece 1"),
+    "no piece at all": ({}, *FORMS["cut"][1:], "web-disk1.vmdk"),
+    "pieces of 0 bytes": (FORMS["cut"][0], 'ovf:chunkSize="0"', "web-disk1.vmdk", "'0' bytes"),
+    "a cut gzip": ({"web-disk1.raw": zipped[:-9]}, 'ovf:compression="gzip"', "web-disk1.raw", "web-disk1.raw"),
+    "a gzip with a wrong checksum": ({"web-disk1.raw": zipped[:-5] + b"x" + zipped[-4:]}, 'ovf:compression="gzip"',
+                                     "web-disk1.raw", "checksum"),
+    "a gzip with something behind it": ({"web-disk1.raw": zipped + b"behind"}, 'ovf:compression="gzip"', "web-disk1.raw",
+                                        "checksum"),
+    "no gzip": ({"web-disk1.raw": one}, 'ovf:compression="gzip"', "web-disk1.raw", "can't be unpacked"),
+    "a gzip bomb": ({"web-disk1.raw": gzip.compress(bytes(100 << 20))}, 'ovf:compression="gzip"', "web-disk1.raw",
+                    "unpacks to more"),
+    "another compression": ({"web-disk1.raw": zipped}, 'ovf:compression="bzip2"', "web-disk1.raw", "another means"),
+}
+for number, (name, (files, attributes, href, word)) in enumerate(WRONG.items()):
+    package(f"w{number}", files, {}, reference(attributes, href))
+    for kind in (f"w{number}.ova", f"w{number}/web.ovf"):
+        done = hvmigrate("import", "-q", kind, "wrong-form")
+        check(done.returncode == (1 if "another" in name or "0 bytes" in name else 3) and word in done.err, f"{name}: {done.err.strip()[-150:]}",
+              done.returncode)
+        check(not (TMP / "wrong-form").exists(), f"{name}: nothing is left")
 
 # --- hostile archives ---------------------------------------------------------------------------------------------------
 for name in ("../evil.raw", "/tmp/evil.raw", "a/../../evil"):
@@ -221,7 +286,28 @@ check(padded[:SIZE] == two and not padded[SIZE:].strip(b"\0"), "a Hyper-V export
 imported("a Hyper-V export", done, "from-hyperv", {"Server.raw": (one), "data.raw": padded},
          ("Server.conf", "mem 2048M\n", "cpus 3\n", "generation 1", "CD drive at ide1:0", "00:15:5d:01:02:03", "'LAN'"))
 
+# --- locked in ----------------------------------------------------------------------------------------------------------
+(TMP / "far").mkdir()
+qemu("convert", "-O", "vmdk", "-o", "subformat=monolithicFlat", "one.raw", "far/disk.vmdk")
+(TMP / "near").mkdir()
+(TMP / "near/box.vmx").write_text((TMP / "vm/box.vmx").read_text().replace("disk-000001.vmdk", str(TMP / "far/disk.vmdk")))
+refused("a disk outside the machine's folder", hvmigrate("import", "near/box.vmx", "near-out"), 3, "--allow-external")
+check(not (TMP / "near-out").exists(), "and the folder that was made for it is gone")
+done = hvmigrate("import", "--allow-external", TMP / "far/disk.vmdk", "near/box.vmx", "near-out")
+check(done.returncode == 0 and (TMP / "near-out/disk.raw").read_bytes() == one, "--allow-external lets it in, its extent too",
+      done.err)
+(TMP / "kept").mkdir()
+refused("a digest", hvmigrate("import", "wrong.ova", "kept"), 3, "digest")
+check((TMP / "kept").is_dir(), "a folder that was there already stays")
+refused("a folder below one that isn't there", hvmigrate("import", "web.ova", "not/there"), 1, "cannot make the folder")
+(TMP / "link.ovf").symlink_to("web.ova")
+check(hvmigrate("import", "-q", "link.ovf", "by-link").returncode == 0, "an appliance by a symbolic link")
+
 # --- usage ----------------------------------------------------------------------------------------------------------------
+refused("an OVA as a disk", hvmigrate("convert", "web.ova", "x.raw"), 2, "hvmigrate import")
+(TMP / "disk.raw.gz").write_bytes(zipped)
+refused("a packed disk", hvmigrate("convert", "disk.raw.gz", "x.raw"), 2, "unpack it first")
+check(hvmigrate("convert", "-f", "raw", "disk.raw.gz", "x.raw").returncode == 0, "but --format raw is believed")
 refused("no folder", hvmigrate("import", "web.ova"), 2, "--list")
 refused("no appliance", hvmigrate("import", "one.raw", "x"), 1, "no appliance")
 refused("a folder without a machine", hvmigrate("import", "from-ova", "x"), 1, "no machine's description")

@@ -86,7 +86,7 @@ static void print_summary(const struct hv_disk *disk, const struct hv_disk_check
 		printf(", ");
 		print_count(c->leaks, "leak", "leaks");
 	}
-	if (c->blocks)
+	if (c->blocks && info.block_size) /* else they are but sectors */
 		printf("; %llu of %llu blocks in use", (unsigned long long)c->used,
 		       (unsigned long long)c->blocks);
 	putchar('\n');

@@ -24,7 +24,7 @@ static void print_text(const struct hvm_options *o, const struct hv_compare *c)
 	if (c->same) {
 		printf("same: %s\n", hvm_size(c->a_size < c->b_size ? c->a_size : c->b_size, a));
 	} else {
-		printf("differ: first at offset %#llx (%llu), for %s; %s in all\n",
+		printf("differ: first at offset %llu (0x%llx), for %s; %s in all\n",
 		       (unsigned long long)c->first, (unsigned long long)c->first,
 		       hvm_size(c->first_length, a), hvm_size(c->differing, b));
 	}

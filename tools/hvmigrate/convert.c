@@ -354,7 +354,7 @@ static int run(struct conversion *c)
 	hvm_progress_begin(&c->progress, c->options, "copied", c->events);
 	rc = hv_convert(&c->convert, &err);
 	hvm_progress_end(&c->progress);
-	if (rc == -ECANCELED)
+	if (rc == -ECANCELED || (rc && hvm_signals_asked())) /* Ctrl-C reaches a server beside us as well */
 		return stopped(c, &err);
 	if (rc && !c->convert.losses)
 		return fail(c, &err);

@@ -96,9 +96,11 @@ bool hvm_is_part_of(const struct hv_disk *disk, const char *path);
 
 /* What a command needs once it is locked in: names as the user gave them, NULL for none. */
 struct hvm_reach {
-	const char *image[2]; /* their folders are read */
-	const char *in_place; /* a file or device that is there and is written */
-	const char *result;   /* its folder is written */
+	const char *image[2];  /* their folders are read */
+	const char *appliance; /* the tree of its files is read; what is external to it are images too */
+	const char *in_place;  /* a file or device that is there and is written */
+	const char *result;    /* its folder is written */
+	const char *folder;    /* is written, and may be removed */
 };
 /* no_new_privs, Landlock where the kernel has it, a system call filter. For good; before any thread starts.
  */

@@ -77,7 +77,7 @@ static int choose_format(struct hvm_import *m, struct hv_error *err)
 
 /* --- digests --- */
 
-static int verify_step(void *ctx, uint64_t done, uint64_t size)
+static int step_on(void *ctx, uint64_t done, uint64_t size)
 {
 	const struct hv_convert_progress step = {.size = size, .done = done, .copied = done};
 
@@ -120,7 +120,7 @@ static int check_digests(struct hvm_import *m)
 	if (!m->info.manifest)
 		return 0;
 	hvm_progress_begin(&m->progress, m->options, "checked", m->events);
-	rc = hv_appliance_verify(m->appliance, verify_step, &m->progress, &err);
+	rc = hv_appliance_verify(m->appliance, step_on, &m->progress, &err);
 	hvm_progress_end(&m->progress);
 	tell_new_notes(m);
 	if (!rc)
@@ -177,12 +177,9 @@ static int check_free(const struct hvm_import *m, const char *folder, const char
 
 static int check_folder(struct hvm_import *m, const char *folder, struct hv_error *err)
 {
-	struct stat st;
 	bool exists;
 	int rc = 0;
 
-	if (stat(folder, &st) == 0 && !S_ISDIR(st.st_mode))
-		return hv_fail_usage(err, "%s: this is no folder; import writes several files", folder);
 	for (unsigned i = 0; i < m->disks && !rc; i++)
 		if (!m->disk[i].drive->trouble)
 			rc = check_free(m, folder, m->disk[i].name, &m->disk[i].exists, err);
@@ -201,8 +198,16 @@ static int open_disk(struct hvm_import *m, const struct hvm_imported *disk, stru
 {
 	const struct hv_disk_options options = {.salvage = m->options->salvage,
 						.raw_devices = m->options->raw_devices};
-	int rc = hv_appliance_disk_open(m->appliance, disk->drive, &options, source, err);
+	int rc;
 
+	if (disk->drive->parts) {
+		hvm_say(m->options, "%s is %s: putting it together in a temporary file first",
+			disk->drive->file, disk->drive->gzip ? "compressed" : "cut into pieces");
+		hvm_progress_begin(&m->progress, m->options, "unpacked", m->events);
+	}
+	rc = hv_appliance_disk_open(m->appliance, disk->drive, &options, source, err);
+	if (disk->drive->parts)
+		hvm_progress_end(&m->progress);
 	if (rc && disk->drive->length) /* a member: the sentence has only the archive's name */
 		hv_error_prefix(err, "%s", disk->drive->file);
 	return rc;
@@ -224,7 +229,7 @@ static int check_source(const struct hvm_import *m, const struct hv_disk *source
 	return 0;
 }
 
-/* Every disk can be opened, before the first is converted. 0 to go on. */
+/* Every disk can be opened, before the first is converted; but those that take long to open. 0 to go on. */
 static int check_disks(struct hvm_import *m, const char *folder)
 {
 	for (unsigned i = 0; i < m->disks; i++) {
@@ -233,7 +238,7 @@ static int check_disks(struct hvm_import *m, const char *folder)
 		struct hv_error err = {0};
 		int rc;
 
-		if (disk->drive->trouble || !disk->drive->file)
+		if (disk->drive->trouble || !disk->drive->file || disk->drive->parts)
 			continue;
 		rc = open_disk(m, disk, &source, &err);
 		if (!rc)
@@ -292,6 +297,17 @@ static void note_result(struct hvm_imported *disk, const struct hv_convert *c)
 		snprintf(disk->sha256 + 2UL * i, 3, "%02x", c->sha256[i]);
 }
 
+static void tell_result(const struct hvm_import *m, const struct hv_convert *c)
+{
+	char copied[24], skipped[24];
+
+	if (!m->events)
+		hvm_say(m->options, "%s copied, %s holes in %.1f s%s",
+			hv_format_size(c->result.copied, copied, sizeof(copied)),
+			hv_format_size(c->result.skipped, skipped, sizeof(skipped)),
+			hvm_progress_seconds(&m->progress), c->verify ? ", read back and equal" : "");
+}
+
 static int convert(struct hvm_import *m, struct hvm_imported *disk, struct hv_disk *source, const char *path,
 		   struct hv_error *err)
 {
@@ -319,6 +335,8 @@ static int convert(struct hvm_import *m, struct hvm_imported *disk, struct hv_di
 	hvm_progress_end(&m->progress);
 	if (!rc || c.losses)
 		note_result(disk, &c);
+	if (!rc)
+		tell_result(m, &c);
 	if (!rc && o->digest && !m->events)
 		printf("%s  %s\n", disk->sha256, path);
 	return rc;
@@ -356,8 +374,10 @@ static int import_disk(struct hvm_import *m, struct hvm_imported *disk, const ch
 		return rc;
 	tell_new_notes(m);
 	hvm_tell_notes(m->options, source);
-	tell_start(m, disk, source);
-	rc = convert(m, disk, source, path, err);
+	rc = check_source(m, source, folder, err); /* again: what was put together is open only now */
+	if (!rc)
+		tell_start(m, disk, source);
+	rc = rc ? rc : convert(m, disk, source, path, err);
 	hv_disk_close(source);
 	return rc;
 }
@@ -420,10 +440,6 @@ static int run(struct hvm_import *m, const char *folder)
 		return fail(m, &err);
 	if (check_disks(m, folder))
 		return m->status;
-	if (mkdir(folder, 0777) && errno != EEXIST) {
-		hv_fail_errno(&err, "%s: cannot make the folder", folder);
-		return fail(m, &err);
-	}
 	if (import_disks(m, folder))
 		return m->status;
 	if (hvm_import_write_configs(m, folder, &err))
@@ -443,13 +459,60 @@ static int list(struct hvm_import *m)
 	return m->status;
 }
 
-int hvm_import(const struct hvm_options *o)
+/* Made before the lock shuts, so that only this folder need be written; *made tells whether it was. */
+static int make_folder(const char *folder, bool *made, struct hv_error *err)
 {
+	struct stat st;
+
+	*made = mkdir(folder, 0777) == 0;
+	if (*made)
+		return 0;
+	if (errno != EEXIST)
+		return hv_fail_errno(err, "%s: cannot make the folder", folder);
+	if (stat(folder, &st) == 0 && !S_ISDIR(st.st_mode))
+		return hv_fail_usage(err, "%s: this is no folder; import writes several files", folder);
+	return 0;
+}
+
+/* From here on an appliance's bytes are looked at. */
+static int open_locked(struct hvm_import *m, const char *folder, struct hv_error *err)
+{
+	const struct hvm_options *o = m->options;
+	const struct hvm_reach reach = {.appliance = o->args[0], .folder = folder};
 	const struct hv_appliance_options options = {.external = (const char *const *)o->external,
 						     .externals = o->externals,
-						     .salvage = o->salvage};
+						     .salvage = o->salvage,
+						     .spool = folder,
+						     .progress = step_on,
+						     .ctx = &m->progress};
+	int rc = hvm_sandbox(o, &reach, err);
+
+	return rc ? rc : hv_appliance_open(o->args[0], &options, &m->appliance, err);
+}
+
+static int import(struct hvm_import *m, const char *folder)
+{
+	struct hv_error err = {0};
+	int status;
+
+	if (open_locked(m, folder, &err))
+		return hvm_fail(m->options, &err);
+	hv_appliance_info(m->appliance, &m->info);
+	if (choose_format(m, &err) || list_disks(m, &err))
+		status = fail(m, &err);
+	else
+		status = folder ? run(m, folder) : list(m);
+	hv_appliance_close(m->appliance);
+	free(m->disk);
+	return status;
+}
+
+int hvm_import(const struct hvm_options *o)
+{
+	const char *folder = o->list ? NULL : o->args[1];
 	struct hvm_import m = {.options = o};
 	struct hv_error err = {0};
+	bool made = false;
 	int status;
 
 	if (!o->list && o->count < 2) {
@@ -458,14 +521,10 @@ int hvm_import(const struct hvm_options *o)
 		return hvm_fail(o, &err);
 	}
 	m.events = o->json && !o->list ? stdout : NULL;
-	if (hv_appliance_open(o->args[0], &options, &m.appliance, &err))
+	if (folder && make_folder(folder, &made, &err))
 		return hvm_fail(o, &err);
-	hv_appliance_info(m.appliance, &m.info);
-	if (choose_format(&m, &err) || list_disks(&m, &err))
-		status = fail(&m, &err);
-	else
-		status = o->list ? list(&m) : run(&m, o->args[1]);
-	hv_appliance_close(m.appliance);
-	free(m.disk);
+	status = import(&m, folder);
+	if (made && status)
+		(void)rmdir(folder); /* when there is nothing in it */
 	return status;
 }

@@ -131,6 +131,10 @@ static void list_drive(const struct hv_appliance_drive *d)
 	hvm_put(stdout, d->file ? d->file : d->capacity ? "a new, empty disk" : "empty");
 	if (d->capacity)
 		printf(", %s", hv_format_size(d->capacity, size, sizeof(size)));
+	if (d->parts > 1)
+		printf(", in %u pieces", d->parts);
+	if (d->gzip)
+		printf(", compressed");
 	putchar('\n');
 	if (d->trouble) {
 		printf("               ");
@@ -150,8 +154,9 @@ static void list_machine(const struct hv_appliance_vm *vm)
 		hvm_put(stdout, vm->os);
 		printf(",");
 	}
-	printf(" %u CPU%s, %s", vm->cpus, vm->cpus == 1 ? "" : "s",
-	       hv_format_size(vm->memory, size, sizeof(size)));
+	if (vm->cpus)
+		printf(" %u CPU%s,", vm->cpus, vm->cpus == 1 ? "" : "s");
+	printf(" %s", vm->memory ? hv_format_size(vm->memory, size, sizeof(size)) : "memory not said");
 	if (vm->firmware) {
 		printf(", ");
 		hvm_put(stdout, vm->firmware);
@@ -203,12 +208,12 @@ static json_t *text_or_null(const char *text)
 
 static json_t *json_drive(const struct hvm_import *m, const struct hv_appliance_drive *d)
 {
-	json_t *j =
-		json_pack("{s:s,s:o,s:o,s:o,s:I,s:I,s:I,s:b,s:o,s:o}", "kind", kinds[d->kind], "file",
-			  text_or_null(d->file), "bus", text_or_null(d->bus), "model", text_or_null(d->model),
-			  "controller", (json_int_t)d->controller, "slot", (json_int_t)d->slot, "capacity",
-			  (json_int_t)d->capacity, "nonpersistent", d->nonpersistent, "trouble",
-			  text_or_null(troubles[d->trouble]), "why", text_or_null(d->why));
+	json_t *j = json_pack("{s:s,s:o,s:o,s:o,s:I,s:I,s:I,s:b,s:I,s:b,s:o,s:o}", "kind", kinds[d->kind],
+			      "file", text_or_null(d->file), "bus", text_or_null(d->bus), "model",
+			      text_or_null(d->model), "controller", (json_int_t)d->controller, "slot",
+			      (json_int_t)d->slot, "capacity", (json_int_t)d->capacity, "nonpersistent",
+			      d->nonpersistent, "pieces", (json_int_t)d->parts, "compressed", d->gzip,
+			      "trouble", text_or_null(troubles[d->trouble]), "why", text_or_null(d->why));
 
 	for (unsigned i = 0; i < m->disks; i++) {
 		const struct hvm_imported *disk = &m->disk[i];

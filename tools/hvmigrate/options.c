@@ -76,10 +76,10 @@ struct option_row {
 };
 
 static const struct option_row rows[] = {
-	{O_FORMAT, 'f', "format", "FMT", "read the source as this, whatever it looks like",
-	 READS & ~(unsigned)IMPORT},
+	{O_FORMAT, 'f', "format", "FMT", "read the source as this, whatever it looks like", READS},
 	{O_SECOND_FORMAT, 'F', "second-format", "FMT", "the same for B", COMPARE},
-	{O_OUT, 'O', "output", "FMT[:SUB]", "write this format; else DST's name decides", CONVERT | IMPORT},
+	{O_OUT, 'O', "output", "FMT[:SUB]", "write this; else what DST's name says, or raw",
+	 CONVERT | IMPORT},
 	{O_BLOCK_SIZE, 0, "block-size", "SIZE", "of the written blocks, grains or clusters", CONVERT},
 	{O_SECTOR_SIZE, 0, "sector-size", "512|4096", "logical sectors to write (4096: VHDX only)", CONVERT},
 	{O_THREADS, 'j', "threads", "N", "threads; else one a CPU, at most 8", LONG},
@@ -97,9 +97,8 @@ static const struct option_row rows[] = {
 	{O_SALVAGE, 0, "salvage", NULL, "take what a damaged image still gives (status 3)", READS},
 	{O_EXTERNAL, 0, "allow-external", "PATH", "let the image lead to this file; repeatable", READS},
 	{O_RAW_DEVICES, 0, "raw-devices", NULL, "follow a VMDK that describes a whole device", READS},
-	{O_TIMEOUT, 0, "timeout", "SECONDS", "longest wait for an NBD server's answer (60)",
-	 READS & ~(unsigned)IMPORT},
-	{O_SANDBOX, 0, "sandbox", "on|off", "off: for debugging", READS & ~(unsigned)IMPORT},
+	{O_TIMEOUT, 0, "timeout", "SECONDS", "longest wait for an NBD server's answer (60)", READS},
+	{O_SANDBOX, 0, "sandbox", "on|off", "off: for debugging", READS},
 	{O_PROGRESS, 0, "progress", "STYLE", "auto, bar, lines or none", LONG},
 	{O_QUIET, 'q', "quiet", NULL, "only results and errors", READS},
 	{O_JSON, 0, "json", NULL, "answer in JSON; convert: events, one a line", ALL},

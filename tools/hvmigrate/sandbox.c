@@ -21,6 +21,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "disk/appliance.h"
 #include "hvmigrate.h"
 
 /* --- Landlock: which files --------------------------------------------------------------------------------- */
@@ -85,7 +86,8 @@ static void allow_image(const struct rules *r, const char *name)
 	char *real = realpath(name, NULL);
 	struct stat st;
 
-	if (real && stat(real, &st) == 0 && S_ISREG(st.st_mode))
+	if (real && stat(real, &st) == 0 &&
+	    S_ISREG(st.st_mode)) /* an image that is a folder is its own tree */
 		allow_folder_of(r, real, READING);
 	if (real)
 		allow(r, real, READING);
@@ -105,6 +107,30 @@ static void allow_external(const struct rules *r, const char *image, const char 
 	free(folder);
 }
 
+/* Its disks are images in their own right: one that lies elsewhere may have its extents beside it. */
+static void allow_appliance(const struct rules *r, const struct hvm_options *o, const char *name)
+{
+	struct hv_error unseen = {0};
+	char folder[PATH_MAX];
+
+	if (hv_appliance_folder(name, folder, &unseen))
+		return;
+	allow(r, folder, READING);
+	allow_folder_of(r, name, READING); /* the manifest's, when the name is a link */
+	for (unsigned e = 0; e < o->externals; e++)
+		allow_image(r, o->external[e]);
+}
+
+/* The folder that import made is removed when nothing came into it. */
+static void allow_result_folder(const struct rules *r, const char *folder)
+{
+	char above[PATH_MAX];
+
+	allow(r, folder, WRITING);
+	if ((size_t)snprintf(above, sizeof(above), "%s/..", folder) < sizeof(above))
+		allow(r, above, LANDLOCK_ACCESS_FS_REMOVE_DIR);
+}
+
 static void add_rules(const struct rules *r, const struct hvm_options *o, const struct hvm_reach *reach)
 {
 	for (unsigned i = 0; i < HV_ARRAY_SIZE(reach->image); i++) {
@@ -116,8 +142,12 @@ static void add_rules(const struct rules *r, const struct hvm_options *o, const 
 	}
 	if (reach->in_place)
 		allow(r, reach->in_place, OF_FILES);
+	if (reach->appliance)
+		allow_appliance(r, o, reach->appliance);
 	if (reach->result)
 		allow_folder_of(r, reach->result, WRITING);
+	if (reach->folder)
+		allow_result_folder(r, reach->folder);
 }
 
 /* Where the kernel has no Landlock, the filter is what there is. */

@@ -26,11 +26,47 @@ struct hv_disk_options hvm_disk_options(const struct hvm_options *o, const char 
 	};
 }
 
+static bool ends_in(const char *name, const char *const *extensions)
+{
+	const char *slash = strrchr(name, '/'), *dot = strrchr(slash ? slash : name, '.');
+
+	for (; dot && *extensions; extensions++)
+		if (!strcasecmp(dot + 1, *extensions))
+			return true;
+	return false;
+}
+
+/* What wraps disks would pass for a raw disk itself: its bytes are no disk's. */
+static int check_wrapped(const char *name, struct hv_error *err)
+{
+	static const char *const machines[] = {"ova", "ovf", "vmx", "vmcx", NULL}, *const packed[] = {
+											   "gz",  "xz",
+											   "zst", "bz2",
+											   "zip", "7z",
+											   "tar", "tgz",
+											   NULL};
+
+	if (ends_in(name, machines))
+		return hv_fail_usage(
+			err,
+			"%s: by its name this is a machine, not a disk; `hvmigrate import` takes it "
+			"over, --format raw reads it as a disk all the same",
+			name);
+	if (ends_in(name, packed))
+		return hv_fail_usage(
+			err,
+			"%s: by its name this is packed; unpack it first, --format raw reads it as a "
+			"disk all the same",
+			name);
+	return 0;
+}
+
 int hvm_open(const char *name, const struct hv_disk_options *options, struct hv_disk **disk,
 	     struct hv_error *err)
 {
 	if (!hvm_is_uri(name))
-		return hv_disk_open(name, options, disk, err);
+		return !options->format && check_wrapped(name, err) ? err->code
+								    : hv_disk_open(name, options, disk, err);
 	if (options->format && strcmp(options->format, "raw") != 0)
 		return hv_fail_usage(err, "%s: what an NBD server gives is read as it is (raw), not as %s",
 				     name, options->format);

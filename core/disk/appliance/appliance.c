@@ -554,41 +554,45 @@ static int read_text(struct hv_appliance *a, const char *path, const char *text,
 	return hv_vmx_read(a, path, text, length, err);
 }
 
-/* a->folder from the resolved path of a file: its folder, or with above the one over that. */
-static int set_folder(struct hv_appliance *a, const char *path, bool above, struct hv_error *err)
+/* An export puts a machine's description into "Virtual Machines", its disks beside that folder. */
+static bool in_export(const char *folder)
 {
-	char real[PATH_MAX];
-	char *slash;
+	const char *base = hv_disk_base_name(folder);
 
-	if (!realpath(path, real))
-		return hv_fail_errno(err, "%s: cannot open it", path);
-	slash = strrchr(real, '/');
-	if (slash)
-		*slash = '\0';
-	if (above && (slash = strrchr(real, '/')))
-		*slash = '\0';
-	a->folder = hv_appliance_copy(a, *real ? real : "/", *real ? strlen(real) : 1);
-	return a->folder ? 0 : hv_fail(err, ENOMEM, "%s: no memory to read it", path);
+	return !strcasecmp(base, "Virtual Machines") || !strcasecmp(base, "Snapshots");
 }
 
-/* An export puts a machine's description into "Virtual Machines", its disks beside that folder. */
-static bool in_export(const char *path)
+int hv_appliance_folder(const char *path, char folder[static PATH_MAX], struct hv_error *err)
 {
-	char real[PATH_MAX];
-	char *slash;
+	struct stat st;
 
-	if (!realpath(path, real) || !(slash = strrchr(real, '/')))
-		return false;
-	*slash = '\0';
-	slash = strrchr(real, '/');
-	return slash && (!strcasecmp(slash + 1, "Virtual Machines") || !strcasecmp(slash + 1, "Snapshots"));
+	if (!realpath(path, folder) || stat(folder, &st))
+		return hv_fail_errno(err, "%s: cannot open it", path);
+	if (!S_ISDIR(st.st_mode))
+		*strrchr(folder, '/') = '\0';
+	if (in_export(folder))
+		*strrchr(folder, '/') = '\0';
+	if (!*folder)
+		memcpy(folder, "/", 2);
+	return 0;
+}
+
+static int set_folder(struct hv_appliance *a, const char *path, struct hv_error *err)
+{
+	char folder[PATH_MAX];
+	int rc = hv_appliance_folder(path, folder, err);
+
+	if (rc)
+		return rc;
+	a->folder = hv_appliance_copy(a, folder, strlen(folder));
+	return a->folder ? 0 : hv_fail(err, ENOMEM, "%s: no memory to read it", path);
 }
 
 static int read_file(struct hv_appliance *a, const char *path, struct hv_error *err)
 {
 	size_t length = 0;
 	char *text = NULL;
-	int rc = set_folder(a, path, in_export(path), err);
+	int rc = set_folder(a, path, err);
 
 	if (rc)
 		return rc;
@@ -641,7 +645,7 @@ static int read_any(struct hv_appliance *a, const char *path, struct hv_error *e
 		return rc;
 	if (!archive)
 		return read_file(a, path, err);
-	rc = set_folder(a, path, false, err);
+	rc = set_folder(a, path, err);
 	if (rc)
 		return rc;
 	a->archive = true;
@@ -743,11 +747,12 @@ static int check_alone(const struct hv_appliance_drive *d, struct hv_disk *disk,
 	hv_disk_info(disk, &info);
 	if (info.files <= 1 && !info.has_parent)
 		return 0;
-	return hv_fail_unsafe(
-		err,
-		"%s: its member %s is only a part of a disk (%s); a disk in an archive has to be "
-		"whole",
-		d->path, d->file, info.has_parent ? "it builds on another image" : "it names other files");
+	return hv_fail_unsafe(err,
+			      "%s: %s is only a part of a disk (%s); a disk in an archive, or one that is "
+			      "cut or compressed, has "
+			      "to be whole",
+			      d->path, d->file,
+			      info.has_parent ? "it builds on another image" : "it names other files");
 }
 
 /* The format that a file's extension stands for; NULL for raw and for what no format has. */
@@ -781,6 +786,16 @@ static int check_called(const struct hv_appliance_drive *d, struct hv_disk *disk
 			      d->path, d->file, called);
 }
 
+static int open_packed(struct hv_appliance *a, const struct hv_appliance_drive *drive,
+		       const struct hv_disk_options *options, struct hv_disk **disk, struct hv_error *err)
+{
+	struct hv_disk_options o = *options;
+	int fd, rc = hv_appliance_unpack(a, drive, &fd, err);
+
+	o.at = o.length = 0;
+	return rc ? rc : hv_disk_open_fd(fd, drive->path, &o, disk, err);
+}
+
 int hv_appliance_disk_open(struct hv_appliance *a, const struct hv_appliance_drive *drive,
 			   const struct hv_disk_options *options, struct hv_disk **disk, struct hv_error *err)
 {
@@ -799,10 +814,10 @@ int hv_appliance_disk_open(struct hv_appliance *a, const struct hv_appliance_dri
 	}
 	o.at = drive->at;
 	o.length = drive->length;
-	rc = hv_disk_open(drive->path, &o, disk, err);
+	rc = drive->parts ? open_packed(a, drive, &o, disk, err) : hv_disk_open(drive->path, &o, disk, err);
 	if (rc)
 		return rc;
-	rc = a->archive ? check_alone(drive, *disk, err) : 0;
+	rc = a->archive || drive->parts ? check_alone(drive, *disk, err) : 0;
 	if (!rc && !o.format)
 		rc = check_called(drive, *disk, err);
 	if (!rc && check_size(a, drive, *disk))

@@ -148,6 +148,10 @@ int hv_xml_parse(const struct hv_xml *x, const char *path, const char *data, siz
 		 struct hv_error *err);
 const char *hv_xml_attribute(const char **attributes, const char *name); /* NULL when it isn't there */
 
+/* A drive that has parts, as one file: *fd is the caller's. */
+int hv_appliance_unpack(struct hv_appliance *a, const struct hv_appliance_drive *d, int *fd,
+			struct hv_error *err);
+
 /* --- kinds ---------------------------------------------------------------------------------------------------- */
 
 /* text is the whole file, with a zero byte behind it; folder is where it stands. */

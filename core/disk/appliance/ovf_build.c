@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 
 #include "disk/format.h"
 #include "disk/appliance/ovf_impl.h"
@@ -101,6 +102,11 @@ static int sized(struct hv_ovf *o, const char *what, const char *quantity, const
 
 /* --- files --- */
 
+static int no_room(struct hv_ovf *o)
+{
+	return hv_fail(o->err, ENOMEM, "%s: no memory to read it", o->path);
+}
+
 static struct hv_ovf_file *file_of(struct hv_ovf *o, const char *id)
 {
 	for (unsigned i = 0; i < o->files; i++)
@@ -185,11 +191,11 @@ static int beside(struct hv_ovf *o, struct hv_appliance_drive *d, const char *hr
 /* What a reference may say that is known and not read here: the sentence's middle, or NULL. */
 static const char *not_here(const struct hv_ovf_file *f)
 {
-	if (f->chunk)
-		return "is stored in pieces (chunkSize); put them together (cat NAME.0* >NAME) and take that "
-		       "attribute away";
-	if (f->compression && *f->compression && strcasecmp(f->compression, "identity") != 0)
-		return "is compressed as a whole; unpack it and take the attribute 'compression' away";
+	if (f->compression && *f->compression && strcasecmp(f->compression, "identity") != 0 &&
+	    strcasecmp(f->compression, "gzip") != 0)
+		return "is compressed as a whole by another means than gzip; unpack it and take the "
+		       "attribute "
+		       "'compression' away";
 	if (strstr(f->href, "://"))
 		return "lies on another host; fetch it first";
 	return NULL;
@@ -203,6 +209,175 @@ static int compare_size(struct hv_ovf *o, const struct hv_ovf_file *f, const str
 		return 0;
 	return hv_appliance_note(o->a, "%s: the envelope says that %s has %llu bytes; it has %llu", o->path,
 				 f->href, (unsigned long long)said, (unsigned long long)d->length);
+}
+
+/* --- files in pieces --- */
+
+#define PIECES_MAX 4096
+#define PIECE_NAME ".%09u"
+
+struct pieces {
+	struct hv_ovf *o;
+	const struct hv_ovf_file *file;
+	const char *plain; /* their names without the number */
+	char *first;       /* beside an envelope: where the first of them is, without the number; owned */
+	struct hv_appliance_part *part;
+	unsigned count;
+	uint64_t size, total; /* bytes of each but the last, which may be shorter; of all */
+};
+
+/* Where the piece of that number is. 0 with p->length 0: there is none. */
+static int find_piece(struct pieces *s, unsigned number, struct hv_appliance_part *p)
+{
+	struct hv_appliance *a = s->o->a;
+	const char *name = hv_appliance_format(a, "%s" PIECE_NAME, s->plain, number);
+	const struct hv_appliance_file *f;
+	enum hv_drive_trouble trouble;
+	struct stat st;
+	int rc = 0;
+
+	p->length = 0;
+	if (!name)
+		return no_room(s->o);
+	if (a->archive) {
+		f = hv_appliance_file_named(a, name);
+		if (f)
+			*p = (struct hv_appliance_part){a->archive_path, f->at, f->length};
+		return 0;
+	}
+	if (number == 0)
+		rc = hv_appliance_find_file(a, a->folder, name, &trouble, &p->path, s->o->err);
+	else
+		p->path = hv_appliance_format(a, "%s" PIECE_NAME, s->first, number);
+	if (rc || (number == 0 && trouble))
+		return rc;
+	if (!p->path)
+		return no_room(s->o);
+	if (lstat(p->path, &st) || !S_ISREG(st.st_mode))
+		return 0;
+	p->length = (uint64_t)st.st_size;
+	if (number == 0)
+		s->first = strndup(p->path, strlen(p->path) - strlen(".000000000"));
+	return number == 0 && !s->first ? no_room(s->o) : list_file(s->o, name);
+}
+
+static int find_pieces(struct pieces *s)
+{
+	int rc = 0;
+
+	while (s->count < PIECES_MAX) {
+		rc = find_piece(s, s->count, &s->part[s->count]);
+		if (rc || s->part[s->count].length == 0)
+			break;
+		s->total += s->part[s->count++].length;
+	}
+	return rc;
+}
+
+/* Pieces of other lengths are not those that the envelope means, or one of them is missing. */
+static int check_pieces(struct pieces *s, struct hv_appliance_drive *d)
+{
+	struct hv_ovf *o = s->o;
+	uint64_t said;
+
+	for (unsigned i = 0; i < s->count; i++) {
+		if (s->part[i].length == s->size || (i == s->count - 1 && s->part[i].length < s->size))
+			continue;
+		hv_appliance_trouble(o->a, d, HV_DRIVE_MISSING,
+				     "%s: piece %u of its file %s has %llu bytes; chunkSize says %llu",
+				     o->path, i, s->plain, (unsigned long long)s->part[i].length,
+				     (unsigned long long)s->size);
+		return 0;
+	}
+	if (!hv_keys_number(s->file->size, UINT64_MAX, &said))
+		return hv_appliance_note(
+			       o->a,
+			       "%s: the envelope doesn't say how large %s is: nothing tells whether "
+			       "its last pieces are missing",
+			       o->path, s->plain)
+			       ? no_room(o)
+			       : 0;
+	if (said != s->total)
+		hv_appliance_trouble(
+			o->a, d, HV_DRIVE_MISSING,
+			"%s: the %u pieces of its file %s have %llu bytes together; the envelope says "
+			"%llu: one is missing",
+			o->path, s->count, s->plain, (unsigned long long)s->total, (unsigned long long)said);
+	return 0;
+}
+
+/* Sets d->part when the file is there in pieces; else it may be there as one all the same. */
+static int in_pieces(struct hv_ovf *o, struct hv_appliance_drive *d, const struct hv_ovf_file *f,
+		     const char *plain)
+{
+	struct pieces s = {.o = o, .file = f, .plain = plain};
+	int rc = 0;
+
+	if (!hv_keys_number(f->chunk, INT64_MAX, &s.size) || s.size == 0) {
+		hv_appliance_trouble(o->a, d, HV_DRIVE_UNSUPPORTED,
+				     "%s: its file %s has pieces of '%.40s' bytes", o->path, f->href,
+				     f->chunk);
+		return 0;
+	}
+	s.part = calloc(PIECES_MAX + 1, sizeof(*s.part));
+	rc = s.part ? find_pieces(&s) : no_room(o);
+	if (!rc && s.count) {
+		struct hv_appliance_part *kept = hv_appliance_alloc(o->a, s.count * sizeof(*kept));
+
+		if (kept)
+			memcpy(kept, s.part, s.count * sizeof(*kept));
+		d->part = kept;
+		d->parts = s.count;
+		d->path = s.part[0].path;
+		rc = kept ? check_pieces(&s, d) : no_room(o);
+	}
+	free(s.first);
+	free(s.part);
+	return rc;
+}
+
+/* A file that is only compressed is one piece. */
+static int as_piece(struct hv_ovf *o, struct hv_appliance_drive *d)
+{
+	struct hv_appliance_part *p;
+	struct stat st;
+
+	if (!d->length && stat(d->path, &st))
+		return hv_fail_errno(o->err, "%s: cannot look at it", d->path);
+	p = hv_appliance_alloc(o->a, sizeof(*p));
+	if (!p)
+		return no_room(o);
+	*p = (struct hv_appliance_part){d->path, d->at, d->length ? d->length : (uint64_t)st.st_size};
+	d->part = p;
+	d->parts = 1;
+	return 0;
+}
+
+static int as_one(struct hv_ovf *o, struct hv_appliance_drive *d, const struct hv_ovf_file *f,
+		  const char *plain)
+{
+	int rc = 0;
+
+	if (o->a->archive)
+		in_archive(o, d, f->href, plain);
+	else
+		rc = beside(o, d, f->href, plain);
+	if (!rc && compare_size(o, f, d))
+		rc = no_room(o);
+	return rc;
+}
+
+static int find_plain(struct hv_ovf *o, struct hv_appliance_drive *d, const struct hv_ovf_file *f,
+		      const char *plain)
+{
+	int rc = f->chunk ? in_pieces(o, d, f, plain) : 0;
+
+	if (!rc && !d->parts && !d->trouble)
+		rc = as_one(o, d, f, plain);
+	if (!rc && d->trouble)
+		d->path = NULL;
+	d->gzip = f->compression && !strcasecmp(f->compression, "gzip");
+	return !rc && d->gzip && !d->parts && !d->trouble ? as_piece(o, d) : rc;
 }
 
 static int find_file(struct hv_ovf *o, struct hv_appliance_drive *d, const char *id)
@@ -227,13 +402,8 @@ static int find_file(struct hv_ovf *o, struct hv_appliance_drive *d, const char 
 	if (!plain)
 		return hv_fail(o->err, ENOMEM, "%s: no memory to read it", o->path);
 	unquote(plain);
-	if (o->a->archive)
-		in_archive(o, d, f->href, plain);
-	else
-		rc = beside(o, d, f->href, plain);
+	rc = find_plain(o, d, f, plain);
 	free(plain);
-	if (!rc && compare_size(o, f, d))
-		rc = hv_fail(o->err, ENOMEM, "%s: no memory for a note", o->path);
 	return rc;
 }
 
