@@ -205,6 +205,7 @@ struct hv_pipe *hv_pipe_new(struct hv_disk *source)
 
 	if (p) {
 		hv_pipe_init(p);
+		hv_chain_claims_init(&p->claims, source);
 		p->source = source;
 		p->end = hv_disk_size(source);
 		p->sink = &hv_sink_none;
@@ -359,6 +360,8 @@ static int run(struct hv_conversion *v, struct hv_error *err)
 	make_plan(v);
 	if (v->c->verify)
 		rc = hv_verify_begin(v, err);
+	if (rc == 0)
+		rc = hv_chain_claim_tables(&v->pipe->claims, v->c->salvage, err);
 	if (rc == 0 && v->resumed)
 		rc = hv_resume_pipe(v, err);
 	if (rc == 0)

@@ -576,15 +576,17 @@ static int grow(uint8_t **buf, size_t *size, size_t want)
 int hv_disk_read_unit(struct hv_disk_io *io, const struct hv_run *run, uint8_t *out, struct hv_error *err)
 {
 	struct hv_disk *d = run->layer;
-	size_t used;
+	size_t used = 0;
 	int64_t n;
+	int rc;
 
 	if (grow(&io->stored, &io->stored_size, run->stored_length) < 0)
 		return hv_fail(err, ENOMEM, "%s: out of memory", d->path);
 	n = hv_disk_file_read_some(d->file[run->file], io->stored, run->stored_length, run->at, err);
 	if (n < 0)
 		return (int)n;
-	return d->format->decode(d, io, run, io->stored, (size_t)n, out, &used, err);
+	rc = d->format->decode(d, io, run, io->stored, (size_t)n, out, &used, err);
+	return rc == 0 && io->decoded ? io->decoded(io->ctx, run, used, err) : rc;
 }
 
 /* A part of an encoded unit; the whole is kept, as the next read mostly wants the next part. */
