@@ -125,7 +125,8 @@ static int own(struct hv_disk_tables *base, struct hv_disk *d, unsigned file, ui
 		return 0; /* what isn't in the file is refused by whoever needs it */
 	if (rc < 0)
 		return no_memory(d, rc, err);
-	return hv_fail_unsafe(err, "%s: the table at offset %llu shares the bytes at offset %llu with another",
+	return hv_fail_unsafe(err,
+			      "%s: the table at offset %llu shares the bytes at offset %llu with another",
 			      d->file[file]->path, (unsigned long long)at, (unsigned long long)where);
 }
 

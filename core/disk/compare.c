@@ -2,8 +2,8 @@
  * Comparison: see convert.h. Both maps are walked side by side and cut into stretches; what neither disk has
  * data in, and what both have as it is at the same place of the same file, is equal without a look. What is
  * compressed is looked at: it may be damaged, and a damaged disk equals none. Each side's blocks are claimed,
- * as in a conversion. Threads read and compare stretches; their findings are put together in the order of the disk, so that the answer is exact
- * whatever the threads' timing.
+ * as in a conversion. Threads read and compare stretches; their findings are put together in the order of the
+ * disk, so that the answer is exact whatever the threads' timing.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -409,6 +409,10 @@ int hv_compare(struct hv_disk *a, struct hv_disk *b, struct hv_compare *c, struc
 			*err = v->err;
 		rc = v->err.code;
 	}
+	if (rc == 0)
+		rc = hv_disk_unchanged(a, err);
+	if (rc == 0)
+		rc = hv_disk_unchanged(b, err);
 	pthread_mutex_destroy(&v->lock);
 	pthread_cond_destroy(&v->room);
 	pthread_cond_destroy(&v->work);

@@ -7,9 +7,10 @@
 
 #include "disk/convert_impl.h"
 
-#define MOVE_MAX   (4ULL << 20)  /* of plain data in an item that is moved */
-#define ZEROS_MAX  (64ULL << 20) /* of zeros in an item that takes part in order */
-#define LOST_STEP  (64ULL << 10) /* salvage: what is given up when the map itself can't be read */
+#define MOVE_MAX    (4ULL << 20)  /* of plain data in an item that is moved */
+#define ZEROS_MAX   (64ULL << 20) /* of zeros in an item that takes part in order */
+#define LOST_STEP   (64ULL << 10) /* salvage: what is given up when the map itself can't be read */
+#define LOST_BLOCKS 65536         /* of them in one go */
 
 /* --- the map ---------------------------------------------------------------------------------------------- */
 
@@ -45,17 +46,32 @@ static bool lost_before(struct hv_pipe *p, uint64_t offset, struct hv_run *run)
 	return inside;
 }
 
-/* The map can't be read here: salvage gives up one block and goes on behind it. */
+/* Where the block behind the one at `at` starts, or the disk ends. */
+static uint64_t next_block(const struct hv_disk *d, uint64_t at)
+{
+	uint64_t step = d->block_size ? d->block_size : LOST_STEP, left = step - at % step;
+
+	return left < d->size - at ? at + left : d->size;
+}
+
+/*
+ * The map can't be read here: salvage gives up one block, and those behind it that can't be read either. A
+ * lost tail has millions of blocks, so that nobody puts their failures into words.
+ */
 static int lose_map(struct hv_pipe *p, uint64_t offset, struct hv_run *run, struct hv_error *err)
 {
-	uint64_t step = p->source->block_size ? p->source->block_size : LOST_STEP;
-	uint64_t length = step - offset % step, size = p->source->size;
+	uint64_t until = offset < p->until ? p->until : p->source->size;
+	uint64_t end = next_block(p->source, offset);
 
-	if (length > size - offset)
-		length = size - offset;
-	if (hv_pipe_lose(p, offset, length, err->text))
+	for (unsigned i = 0; i < LOST_BLOCKS && end < until; i++) {
+		struct hv_run next;
+		if (hv_disk_map(p->source, end, next_block(p->source, end) - end, &next, NULL) != -EBADMSG)
+			break;
+		end = next_block(p->source, end);
+	}
+	if (hv_pipe_lose(p, offset, end - offset, err->text))
 		return hv_fail(err, ENOMEM, "no memory for the list of lost ranges");
-	*run = hole(offset, length);
+	*run = hole(offset, end - offset);
 	return 0;
 }
 

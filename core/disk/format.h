@@ -260,6 +260,9 @@ int hv_disk_create_on(struct hv_output *output, const struct hv_disk_create *cre
 int hv_disk_new(const struct hv_disk_format *format, const char *path, const struct hv_disk_options *options,
 		struct hv_disk **disk, struct hv_error *err);
 
+/* -ESTALE when a file of the chain that is only read was changed by somebody since it was opened. */
+int hv_disk_unchanged(const struct hv_disk *d, struct hv_error *err);
+
 /* One layer's own answer, without its chain, checked: inside the disk, not empty, data inside its file. */
 int hv_disk_map_layer(struct hv_disk *d, uint64_t offset, uint64_t length, struct hv_run *run,
 		      struct hv_error *err);
