@@ -11,6 +11,7 @@ struct hv_disk_policy {
 	int root_fd;
 	struct hv_disk_options options;
 	unsigned parents; /* opened so far, those that turned out wrong included */
+	const struct hv_disk_file *image[HV_DISK_CHAIN_MAX]; /* the chain's, by depth */
 };
 
 /* path: the image that the user named. options are copied, what they point to is borrowed. */

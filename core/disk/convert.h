@@ -38,6 +38,7 @@ struct hv_convert {
 	enum hv_convert_holes holes;
 	unsigned threads; /* 0: one a CPU, at most 8 */
 	bool verify, digest, resume, salvage;
+	bool no_replace;           /* -EEXIST when something has the destination's name in the end */
 	bool no_journal;           /* write none (standard output never has one) */
 	uint64_t memory;           /* bytes for buffers; 0: 16 MiB */
 	uint64_t journal_every_ns; /* 0: 5 s */
@@ -55,6 +56,7 @@ struct hv_convert {
 	uint8_t sha256[32];    /* with digest: of the whole virtual disk as it was written */
 	uint64_t resumed_from; /* with resume: where it went on; 0: from the start */
 	unsigned losses;
+	bool complete;  /* the destination is: with losses that can be so after a failure */
 	bool resumable; /* after a failure: a partial file and a journal were left */
 };
 
@@ -72,7 +74,8 @@ struct hv_compare {
 HV_API_BEGIN
 /*
  * 0 done; with salvage and losses -EBADMSG (status UNSAFE) though the destination is complete under its name,
- * its lost ranges zeros. -ESTALE: resume, and the source or the request is another one than the journal's.
+ * its lost ranges zeros. -ESTALE: resume, and the source or the request is another one than the journal's; or
+ * the source was written to while it was read.
  */
 int hv_convert(struct hv_convert *c, struct hv_error *err);
 

@@ -153,6 +153,16 @@ const char *hv_disk_file_path(const struct hv_disk *d, unsigned file)
 	return file < d->files ? d->file[file]->path : NULL;
 }
 
+int hv_disk_unchanged(const struct hv_disk *d, struct hv_error *err)
+{
+	int rc = 0;
+
+	for (; d && rc == 0; d = d->parent)
+		for (unsigned i = 0; i < d->files && rc == 0; i++)
+			rc = hv_disk_file_unchanged(d->file[i], err);
+	return rc;
+}
+
 /* --- opening ---------------------------------------------------------------------------------------------- */
 
 int hv_disk_new(const struct hv_disk_format *format, const char *path, const struct hv_disk_options *options,
@@ -271,18 +281,28 @@ static int probe_file(const struct hv_disk_file *f, const struct hv_disk_format 
 }
 
 /*
- * A file whose name promises a format that its content knows nothing of is a damaged image (a fixed VHD that
- * lost its footer), and as a raw disk it would be another one.
+ * Name and content that speak of two formats. A name that promises one of which the content knows nothing is
+ * that of a damaged image (a fixed VHD that lost its footer), and as a raw disk it would be another one. A
+ * raw disk's name over another format's content is either a wrong name, or a raw disk whose guest wrote such
+ * a header: the bytes of the two are not the same, and only the user knows.
  */
 static int check_name(const struct hv_disk_file *f, const struct hv_disk_format *found, struct hv_error *err)
 {
-	for (unsigned i = 0; i < HV_ARRAY_SIZE(formats) && found == &hv_disk_format_raw; i++)
+	const struct hv_disk_format *raw = &hv_disk_format_raw;
+
+	for (unsigned i = 0; i < HV_ARRAY_SIZE(formats) && found == raw; i++)
 		if (formats[i] != found && hv_disk_name_agrees(formats[i], f->path))
 			return hv_fail_unsafe(
 				err,
 				"%s: its name says %s, but nothing in it does: it is cut or damaged; say "
 				"--format raw if it is a raw disk all the same",
 				f->path, formats[i]->name);
+	if (found != raw && hv_disk_name_agrees(raw, f->path))
+		return hv_fail_unsafe(
+			err,
+			"%s: its name says raw, and its content %s, which a raw disk's guest can "
+			"write, too: say --format %s or --format raw",
+			f->path, found->name, found->name);
 	return 0;
 }
 
@@ -349,6 +369,7 @@ static int open_layer(struct hv_disk_file *f, const struct hv_disk_format *forma
 	d->policy = policy;
 	d->depth = depth;
 	d->follow = told;
+	policy->image[depth] = f;
 	rc = add_file(d, f, NULL, err);
 	if (rc < 0)
 		hv_disk_file_free(f);
@@ -469,6 +490,20 @@ static bool same_file(const struct hv_disk_file *a, const struct hv_disk_file *b
 	return a->device == b->device && a->inode == b->inode && a->base == b->base;
 }
 
+/* A circle need not pass the first image of the chain. */
+static int check_circle(const struct hv_disk *d, const struct hv_disk_file *f, struct hv_error *err)
+{
+	if (same_file(f, d->file[0]))
+		return hv_fail_unsafe(err, "%s: its parent is the image itself", d->path);
+	for (unsigned i = 0; i < d->depth; i++)
+		if (same_file(f, d->policy->image[i]))
+			return hv_fail_unsafe(err,
+					      "%s: its parent is %s, which is its own child: the chain is a "
+					      "circle of %u images",
+					      d->path, d->policy->image[i]->path, d->depth + 1 - i);
+	return 0;
+}
+
 int hv_disk_open_parent(struct hv_disk *d, const char *name, const char *format, struct hv_error *err)
 {
 	struct hv_disk_options options = d->options;
@@ -496,10 +531,10 @@ int hv_disk_open_parent(struct hv_disk *d, const char *name, const char *format,
 	rc = hv_disk_policy_open(d, name, false, &f, err);
 	if (rc < 0)
 		return rc;
-	/* A circle need not pass the first image; the depth's limit ends those that this child can't see. */
-	if (same_file(f, d->file[0])) {
+	rc = check_circle(d, f, err);
+	if (rc < 0) {
 		hv_disk_file_free(f);
-		return hv_fail_unsafe(err, "%s: its parent is the image itself", d->path);
+		return rc;
 	}
 	options.format = NULL;
 	options.writable = options.replay_log = false;
@@ -632,15 +667,17 @@ static int grow(uint8_t **buf, size_t *size, size_t want)
 int hv_disk_read_unit(struct hv_disk_io *io, const struct hv_run *run, uint8_t *out, struct hv_error *err)
 {
 	struct hv_disk *d = run->layer;
-	size_t used;
+	size_t used = 0;
 	int64_t n;
+	int rc;
 
 	if (grow(&io->stored, &io->stored_size, run->stored_length) < 0)
 		return hv_fail(err, ENOMEM, "%s: out of memory", d->path);
 	n = hv_disk_file_read_some(d->file[run->file], io->stored, run->stored_length, run->at, err);
 	if (n < 0)
 		return (int)n;
-	return d->format->decode(d, io, run, io->stored, (size_t)n, out, &used, err);
+	rc = d->format->decode(d, io, run, io->stored, (size_t)n, out, &used, err);
+	return rc == 0 && io->decoded ? io->decoded(io->ctx, run, used, err) : rc;
 }
 
 /* A part of an encoded unit; the whole is kept, as the next read mostly wants the next part. */

@@ -27,7 +27,7 @@ struct hv_output;
 
 #define HV_DISK_CHAIN_MAX   64           /* images in a chain */
 #define HV_DISK_PARENTS_MAX 1024         /* names of parents that are tried for one chain */
-#define HV_DISK_FILES_MAX   1024         /* files (extents) of one image */
+#define HV_DISK_FILES_MAX   4100         /* files of one image: 8 TiB in extents of 2047 MiB */
 #define HV_DISK_SIZE_MAX    (1ULL << 62) /* bytes of a virtual disk; formats allow less */
 
 /* --- opening ---------------------------------------------------------------------------------------------- */

@@ -13,6 +13,11 @@
 #include "base/io.h"
 #include "disk/file.h"
 
+static int64_t mtime_of(const struct stat *st)
+{
+	return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+}
+
 int hv_disk_file_new(int fd, const char *path, uint64_t at, uint64_t length, struct hv_disk_file **file,
 		     struct hv_error *err)
 {
@@ -22,6 +27,8 @@ int hv_disk_file_new(int fd, const char *path, uint64_t at, uint64_t length, str
 
 	if (fstat(fd, &st) < 0)
 		return hv_fail_errno(err, "%s: can't be looked at", path);
+	if (S_ISDIR(st.st_mode))
+		return hv_fail(err, EISDIR, "%s: is a folder; name the image file in it", path);
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return hv_fail_unsafe(err, "%s: neither a regular file nor a block device", path);
 	end = S_ISREG(st.st_mode) ? st.st_size : lseek(fd, 0, SEEK_END);
@@ -45,6 +52,8 @@ int hv_disk_file_new(int fd, const char *path, uint64_t at, uint64_t length, str
 		.size = length ? length : (uint64_t)end - at,
 		.device = st.st_dev,
 		.inode = st.st_ino,
+		.mtime_ns = mtime_of(&st),
+		.ends = (uint64_t)end,
 		.block_device = S_ISBLK(st.st_mode),
 		.writable = (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR,
 	};
@@ -60,6 +69,22 @@ void hv_disk_file_free(struct hv_disk_file *f)
 		close(f->fd);
 	free(f->path);
 	free(f);
+}
+
+int hv_disk_file_unchanged(const struct hv_disk_file *f, struct hv_error *err)
+{
+	struct stat st;
+
+	if (f->writable || f->block_device)
+		return 0;
+	if (fstat(f->fd, &st) < 0)
+		return hv_fail_errno(err, "%s: can't be looked at", f->path);
+	if ((uint64_t)st.st_size == f->ends && mtime_of(&st) == f->mtime_ns)
+		return 0;
+	return hv_fail(err, ESTALE,
+		       "%s: was written to while it was read, so that what was read is neither its old state "
+		       "nor its new one; stop what uses it (a running VM?) and begin anew",
+		       f->path);
 }
 
 uint64_t hv_disk_file_size(const struct hv_disk_file *f)

@@ -18,6 +18,8 @@ struct hv_disk_file {
 	uint64_t base; /* the window's start in the file */
 	uint64_t size; /* the window's; of a file being written: what it has grown to (atomic) */
 	uint64_t device, inode;
+	int64_t mtime_ns; /* when it was opened, as is `ends`, where the whole file ended */
+	uint64_t ends;
 	bool block_device, writable;
 	/* Of a file that is only read: data that seeks have seen, among its tables and elsewhere (atomic). */
 	uint64_t data_from[2], data_end[2];
@@ -34,6 +36,9 @@ void hv_disk_file_free(struct hv_disk_file *f); /* closes; NULL is fine */
 uint64_t hv_disk_file_size(const struct hv_disk_file *f);
 /* The kernel has written up to `end` by another way than hv_disk_file_write. */
 void hv_disk_file_grown(struct hv_disk_file *f, uint64_t end);
+
+/* -ESTALE when a regular file that is only read was written to, cut or lengthened since it was opened. */
+int hv_disk_file_unchanged(const struct hv_disk_file *f, struct hv_error *err);
 
 /* All of length bytes at offset; a file that ends before is -EBADMSG, and the sentence says which `what` is
  * cut. */

@@ -67,6 +67,15 @@ struct hv_disk_io {
 		unit_offset; /* whose unit that is: the disk's id and the unit's place; id 0: none */
 	uint8_t *stored;     /* bytes as they stand in the file */
 	size_t stored_size;
+	/* Told of each unit that was decoded and what it took in its file; NULL: nobody. */
+	int (*decoded)(void *ctx, const struct hv_run *run, size_t used, struct hv_error *err);
+	void *ctx;
+};
+
+/* Who asks for an image's tables. own: 0, or what the walk shall end with. */
+struct hv_disk_tables {
+	int (*own)(struct hv_disk_tables *t, struct hv_disk *d, unsigned file, uint64_t at, uint64_t length,
+		   struct hv_error *err);
 };
 
 /*
@@ -167,6 +176,13 @@ struct hv_disk_format {
 	int (*write)(struct hv_disk *d, const void *buf, size_t length, uint64_t offset,
 		     struct hv_error *err);
 
+	/*
+	 * Names the ranges of its files that hold tables, as far as map doesn't refuse an entry that leads
+	 * there anyhow (a qcow2's L2 tables stand among its data). What can't be read is left out: map will
+	 * say so. NULL: there are none.
+	 */
+	int (*tables)(struct hv_disk *d, struct hv_disk_tables *tables, struct hv_error *err);
+
 	/* All metadata, one finding each by hv_disk_found. */
 	int (*check)(struct hv_disk *d, struct hv_disk_check *check, struct hv_error *err);
 };
@@ -248,6 +264,9 @@ int hv_disk_create_on(struct hv_output *output, const struct hv_disk_create *cre
 /* An empty disk of a format that disk.c doesn't know itself (network): the caller fills it. */
 int hv_disk_new(const struct hv_disk_format *format, const char *path, const struct hv_disk_options *options,
 		struct hv_disk **disk, struct hv_error *err);
+
+/* -ESTALE when a file of the chain that is only read was changed by somebody since it was opened. */
+int hv_disk_unchanged(const struct hv_disk *d, struct hv_error *err);
 
 /* One layer's own answer, without its chain, checked: inside the disk, not empty, data inside its file. */
 int hv_disk_map_layer(struct hv_disk *d, uint64_t offset, uint64_t length, struct hv_run *run,

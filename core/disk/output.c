@@ -24,7 +24,7 @@ struct part {
 struct hv_output {
 	int dir;
 	char *path, *folder; /* as given; the folder with its slash, or "" */
-	bool resume, keep;
+	bool resume, keep, no_replace;
 	struct hv_output_mark *expected; /* owned; NULL: nothing is */
 	unsigned expected_count;
 	unsigned count;
@@ -217,18 +217,66 @@ const char *hv_output_path(const struct hv_output *o)
 	return o->path;
 }
 
-int hv_output_commit(struct hv_output *o, struct hv_error *err)
+int hv_output_sync(struct hv_output *o, struct hv_error *err)
 {
 	for (unsigned i = 0; i < o->count; i++)
 		if (fsync(o->part[i]->file.fd) < 0)
 			return hv_fail_errno(err, "%s: cannot write it to the disk", o->part[i]->file.path);
+	return 0;
+}
+
+void hv_output_no_replace(struct hv_output *o)
+{
+	o->no_replace = true;
+}
+
+static int give_name(const struct hv_output *o, const struct part *p)
+{
+	struct stat st;
+
+	if (!o->no_replace)
+		return renameat(o->dir, p->temp, o->dir, p->name);
+	if (renameat2(o->dir, p->temp, o->dir, p->name, RENAME_NOREPLACE) == 0)
+		return 0;
+	if (errno != EINVAL && errno != ENOSYS)
+		return -1;
+	/* The file system can't do it as one step: looking first leaves a gap, and is what there is. */
+	if (fstatat(o->dir, p->name, &st, AT_SYMLINK_NOFOLLOW) == 0) {
+		errno = EEXIST;
+		return -1;
+	}
+	return renameat(o->dir, p->temp, o->dir, p->name);
+}
+
+/* What has its name already goes again: it replaced nothing, and is a part of something that isn't there. */
+static int no_name(struct hv_output *o, unsigned index, struct hv_error *err)
+{
+	const struct part *p = o->part[index];
+	int rc;
+
+	if (errno == EEXIST)
+		rc = hv_fail(err, EEXIST,
+			     "%s%s: came into being while it was written, and is not replaced; give another "
+			     "name",
+			     o->folder, p->name);
+	else
+		rc = hv_fail_errno(err, "%s: cannot rename the finished file to %s", p->file.path, p->name);
+	for (unsigned i = index + 1; i < o->count && o->no_replace; i++)
+		unlinkat(o->dir, o->part[i]->name, 0);
+	return rc;
+}
+
+int hv_output_commit(struct hv_output *o, struct hv_error *err)
+{
+	int rc = hv_output_sync(o, err);
+
+	if (rc)
+		return rc;
 	/* The first is what a user opens: it appears last, when all that it names is there. */
 	for (unsigned i = o->count; i-- > 0;) {
-		struct part *p = o->part[i];
-		if (renameat(o->dir, p->temp, o->dir, p->name) < 0)
-			return hv_fail_errno(err, "%s: cannot rename the finished file to %s", p->file.path,
-					     p->name);
-		p->there = false;
+		if (give_name(o, o->part[i]) < 0)
+			return no_name(o, i, err);
+		o->part[i]->there = false;
 	}
 	(void)fsync(o->dir); /* some file systems refuse it for folders; the rename has happened */
 	return 0;

@@ -31,6 +31,9 @@ int hv_output_mark(struct hv_output *o, unsigned index, struct hv_output_mark *m
  */
 int hv_output_expect(struct hv_output *o, const struct hv_output_mark *mark, unsigned count,
 		     struct hv_error *err);
+int hv_output_sync(struct hv_output *o, struct hv_error *err); /* fsyncs all */
+/* From now on commit gives no name that something has: -EEXIST, and nothing of the output is left. */
+void hv_output_no_replace(struct hv_output *o);
 /* fsyncs all, renames the first last, fsyncs the folder. */
 int hv_output_commit(struct hv_output *o, struct hv_error *err);
 /* Leave the partial files for a later resume when the output is freed (a journal's doing); else they go. */

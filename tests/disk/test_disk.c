@@ -79,7 +79,8 @@ Test(disk, what_is_no_file_is_refused)
 {
 	struct hv_disk *d;
 
-	cr_assert_eq(hv_disk_open(t.dir, NULL, &d, &err), -EBADMSG);
+	cr_assert_eq(hv_disk_open(t.dir, NULL, &d, &err), -EISDIR);
+	cr_assert_eq(err.status, HV_EXIT_FAILED);
 	cr_assert_eq(mkfifo(tmp_path(&t, "fifo"), 0600), 0);
 	cr_assert_eq(hv_disk_open(t.path, NULL, &d, &err), -EBADMSG);
 	cr_assert_eq(hv_disk_open(tmp_path(&t, "none"), NULL, &d, &err), -ENOENT);

@@ -380,8 +380,8 @@ Test(vhd, a_fixed_disk_is_found_by_its_footer_without_a_name)
 	struct hv_disk_info info;
 	struct hv_disk *d;
 
-	make_vhd("disk.img", &m);
-	d = must_open("disk.img", NULL);
+	make_vhd("disk", &m);
+	d = must_open("disk", NULL);
 	hv_disk_info(d, &info);
 	cr_assert_str_eq(info.format, "vhd");
 	cr_assert_str_eq(info.subformat, "fixed");
@@ -389,7 +389,11 @@ Test(vhd, a_fixed_disk_is_found_by_its_footer_without_a_name)
 	same_bytes(d, data, SMALL);
 	cr_assert_eq(note_count(d), 0);
 	hv_disk_close(d);
-	clean("disk.img");
+	clean("disk");
+	/* A raw disk's name over it: which of the two it is, only the user knows. */
+	make_vhd("disk.img", &m);
+	cr_assert_eq(hv_disk_open("disk.img", NULL, &d, &err), -EBADMSG);
+	cr_assert(strstr(err.text, "--format vhd or --format raw") != NULL, "%s", err.text);
 	free(data);
 }
 

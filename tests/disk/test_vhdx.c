@@ -455,7 +455,7 @@ Test(vhdx, a_chain_of_three_is_read_and_a_circle_refused)
 			     .value = {LINK_OF("22"), "child.avhdx"}};
 	mk_begin(&m, tmp_path(&t, "base.vhdx"));
 	mk_end(&m);
-	refused("base.vhdx", -EBADMSG, "images in a chain");
+	refused("base.vhdx", -EBADMSG, "a circle of 2 images");
 }
 
 Test(vhdx, a_parent_of_other_sectors_is_refused)

@@ -332,6 +332,7 @@ static void fill_in(struct conversion *c)
 	c->convert.verify = o->verify;
 	c->convert.digest = o->digest;
 	c->convert.resume = o->resume;
+	c->convert.no_replace = !o->force;
 	c->convert.journal_every_ns = journal_every();
 	c->convert.salvage = o->salvage;
 	c->convert.progress = hvm_progress_step;
@@ -356,7 +357,7 @@ static int run(struct conversion *c)
 	hvm_progress_end(&c->progress);
 	if (rc == -ECANCELED || (rc && hvm_signals_asked())) /* Ctrl-C reaches a server beside us as well */
 		return stopped(c, &err);
-	if (rc && !c->convert.losses)
+	if (rc && !c->convert.complete)
 		return fail(c, &err);
 	tell_done(c);
 	return rc ? fail(c, &err) : HV_EXIT_OK;

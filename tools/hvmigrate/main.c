@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "hvmigrate.h"
@@ -17,6 +18,19 @@ static void hold_standard_descriptors(void)
 	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
 		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_RDONLY : O_WRONLY) < 0)
 			_exit(HV_EXIT_FAILED);
+}
+
+/* A split disk of terabytes has thousands of extents, and a shell's usual limit is a thousand files. */
+static void raise_file_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+		rlim_t most = 4 * HV_DISK_FILES_MAX;
+
+		limit.rlim_cur = limit.rlim_max < most || limit.rlim_cur > most ? limit.rlim_max : most;
+		(void)setrlimit(RLIMIT_NOFILE, &limit);
+	}
 }
 
 static int usage(const struct hvm_options *o, const struct hv_error *err)
@@ -49,6 +63,7 @@ int main(int argc, char **argv)
 	int status;
 
 	hold_standard_descriptors();
+	raise_file_limit();
 	setlocale(LC_CTYPE, "");
 	signal(SIGPIPE, SIG_IGN); /* a pipe or a server that goes is an error with a sentence */
 	status = hvm_options_parse(&o, argc, argv, &err) ? usage(&o, &err) : run(&o);

@@ -233,7 +233,6 @@ static const int forbidden[] = {
 	SYS_setgroups,
 	SYS_capset,
 	SYS_personality,
-	SYS_memfd_create,
 	SYS_mknod,
 	SYS_mknodat,
 	SYS_symlink,

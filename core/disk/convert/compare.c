@@ -1,8 +1,9 @@
 /*
  * Comparison: see convert.h. Both maps are walked side by side and cut into stretches; what neither disk has
- * data in, and what both have at the same place of the same file, is equal without a look. Threads read and
- * compare stretches; their findings are put together in the order of the disk, so that the answer is exact
- * whatever the threads' timing.
+ * data in, and what both have as it is at the same place of the same file, is equal without a look. What is
+ * compressed is looked at: it may be damaged, and a damaged disk equals none. Each side's blocks are claimed,
+ * as in a conversion. Threads read and compare stretches; their findings are put together in the order of the
+ * disk, so that the answer is exact whatever the threads' timing.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -48,17 +49,27 @@ struct comparison {
 	uint64_t run_end;
 	uint64_t failed_seq;
 	struct hv_error err;
+	struct hv_chain_claims claims[2];
 	unsigned threads, started;
 	struct reader reader[HV_WORKERS_MAX];
 };
 
 /* --- a stretch -------------------------------------------------------------------------------------------- */
 
-/* A disk's bytes; behind the shorter one's end there are zeros. */
-static int read_side(struct reader *r, struct hv_disk *d, uint8_t *buf, uint64_t offset, uint64_t length)
+/* Whoever reads a unit's start claims it: each stretch is read once, and a unit starts in one. */
+static int claim_unit(void *ctx, const struct hv_run *run, size_t used, struct hv_error *err)
 {
+	return run->offset == run->unit ? hv_chain_claim(ctx, run, used, err) : 0;
+}
+
+/* A disk's bytes; behind the shorter one's end there are zeros. */
+static int read_side(struct reader *r, struct hv_chain_claims *claims, uint8_t *buf, uint64_t offset,
+		     uint64_t length)
+{
+	struct hv_disk *d = claims->source;
 	uint64_t size = hv_disk_size(d), have = offset < size ? size - offset : 0;
 
+	r->io->ctx = claims;
 	have = have < length ? have : length;
 	memset(buf + have, 0, (size_t)(length - have));
 	return have ? hv_disk_read(d, r->io, buf, (size_t)have, offset, &r->err) : 0;
@@ -143,9 +154,9 @@ static void *work(void *arg)
 				    .length = v->item[seq % RING].length};
 		bool skip = v->failed;
 		pthread_mutex_unlock(&v->lock);
-		int rc = skip ? 0 : read_side(r, v->a, r->a, f.offset, f.length);
+		int rc = skip ? 0 : read_side(r, &v->claims[0], r->a, f.offset, f.length);
 		if (rc == 0 && !skip)
-			rc = read_side(r, v->b, r->b, f.offset, f.length);
+			rc = read_side(r, &v->claims[1], r->b, f.offset, f.length);
 		if (rc == 0 && !skip)
 			compare_bytes(&f, r->a, r->b);
 		pthread_mutex_lock(&v->lock);
@@ -174,6 +185,8 @@ static int start(struct comparison *v, struct hv_error *err)
 		struct reader *r = &v->reader[i];
 		r->v = v;
 		r->io = hv_disk_io_new();
+		if (r->io)
+			r->io->decoded = claim_unit;
 		r->a = malloc(STRETCH);
 		r->b = malloc(STRETCH);
 		if (!r->io || !r->a || !r->b)
@@ -206,7 +219,9 @@ static void stop(struct comparison *v)
 
 struct side {
 	struct hv_disk *disk;
+	struct hv_chain_claims *claims;
 	struct hv_run run; /* as far as it was looked at */
+	uint64_t claimed;  /* plain data before this is */
 };
 
 static int look(struct side *s, uint64_t offset, uint64_t end, struct hv_error *err)
@@ -227,20 +242,38 @@ static uint64_t left(const struct side *s, uint64_t offset)
 	return s->run.length - (offset - s->run.offset);
 }
 
+/* Each plain run of a side up to `end` belongs to no other. */
+static int claim_to(struct side *s, uint64_t end, struct hv_error *err)
+{
+	int rc = 0;
+
+	while (s->claimed < end && rc == 0) {
+		struct hv_run part;
+		rc = look(s, s->claimed, end, err);
+		if (rc)
+			return rc;
+		part = s->run;
+		part.length = left(s, s->claimed) < end - s->claimed ? left(s, s->claimed) : end - s->claimed;
+		part.at += s->claimed - s->run.offset;
+		part.offset = s->claimed;
+		if (part.kind == HV_RUN_DATA && part.stored == HV_STORED_PLAIN)
+			rc = hv_chain_claim(s->claims, &part, part.length, err);
+		s->claimed += part.length;
+	}
+	return rc;
+}
+
 /* Whether the two show the same bytes of the same file. */
 static bool same_place(const struct side *a, const struct side *b, uint64_t offset)
 {
 	const struct hv_run *x = &a->run, *y = &b->run;
 
-	if (x->kind != HV_RUN_DATA || y->kind != HV_RUN_DATA || x->stored != y->stored ||
-	    x->stored == HV_STORED_CALL)
+	if (x->kind != HV_RUN_DATA || y->kind != HV_RUN_DATA || x->stored != HV_STORED_PLAIN ||
+	    y->stored != HV_STORED_PLAIN)
 		return false;
 	const struct hv_disk_file *f = x->layer->file[x->file], *g = y->layer->file[y->file];
 	if (f->device != g->device || f->inode != g->inode)
 		return false;
-	if (x->stored == HV_STORED_ENCODED)
-		return f->base + x->at == g->base + y->at && x->unit == y->unit &&
-		       x->unit_length == y->unit_length && x->layer->format == y->layer->format;
 	return f->base + x->at + (offset - x->offset) == g->base + y->at + (offset - y->offset);
 }
 
@@ -301,7 +334,7 @@ static void pass_over(struct comparison *v, uint64_t length)
 
 static int walk(struct comparison *v, struct hv_error *err)
 {
-	struct side a = {.disk = v->a}, b = {.disk = v->b};
+	struct side a = {.disk = v->a, .claims = &v->claims[0]}, b = {.disk = v->b, .claims = &v->claims[1]};
 	uint64_t tick = 0;
 	bool failed = false;
 
@@ -315,14 +348,21 @@ static int walk(struct comparison *v, struct hv_error *err)
 			return hv_fail(err, ECANCELED, "%s: the comparison was stopped", v->a->path);
 		uint64_t n = left(&a, at) < left(&b, at) ? left(&a, at) : left(&b, at);
 		bool data = a.run.kind == HV_RUN_DATA || b.run.kind == HV_RUN_DATA;
-		if (!data || same_place(&a, &b, at)) {
+		bool same = !data || same_place(&a, &b, at);
+		if (!same) { /* a whole stretch, whatever else lies in it: reading finds holes as well */
+			n = at - at % STRETCH + STRETCH - at;
+			n = n < v->end - at ? n : v->end - at;
+		}
+		rc = claim_to(&a, at + n, err);
+		if (rc == 0)
+			rc = claim_to(&b, at + n, err);
+		if (rc)
+			return rc;
+		if (same) {
 			pass_over(v, n);
 			at += n;
 			continue;
 		}
-		/* A whole stretch, whatever else lies in it: reading finds holes as well. */
-		n = at - at % STRETCH + STRETCH - at;
-		n = n < v->end - at ? n : v->end - at;
 		while (!failed && !push(v, at, n, &failed))
 			if (tell(v, &tick))
 				return hv_fail(err, ECANCELED, "%s: the comparison was stopped", v->a->path);
@@ -352,15 +392,27 @@ int hv_compare(struct hv_disk *a, struct hv_disk *b, struct hv_compare *c, struc
 	pthread_cond_init(&v->work, NULL);
 	pthread_cond_init(&v->turned, NULL);
 	pthread_condattr_destroy(&attr);
-	rc = start(v, err);
+	hv_chain_claims_init(&v->claims[0], a);
+	hv_chain_claims_init(&v->claims[1], b);
+	rc = hv_chain_claim_tables(&v->claims[0], false, err);
+	if (rc == 0)
+		rc = hv_chain_claim_tables(&v->claims[1], false, err);
+	if (rc == 0)
+		rc = start(v, err);
 	if (rc == 0)
 		rc = walk(v, err);
 	stop(v);
+	hv_chain_claims_free(&v->claims[0]);
+	hv_chain_claims_free(&v->claims[1]);
 	if (rc == 0 && v->failed) {
 		if (err)
 			*err = v->err;
 		rc = v->err.code;
 	}
+	if (rc == 0)
+		rc = hv_disk_unchanged(a, err);
+	if (rc == 0)
+		rc = hv_disk_unchanged(b, err);
 	pthread_mutex_destroy(&v->lock);
 	pthread_cond_destroy(&v->room);
 	pthread_cond_destroy(&v->work);

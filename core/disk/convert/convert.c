@@ -205,6 +205,7 @@ struct hv_pipe *hv_pipe_new(struct hv_disk *source)
 
 	if (p) {
 		hv_pipe_init(p);
+		hv_chain_claims_init(&p->claims, source);
 		p->source = source;
 		p->end = hv_disk_size(source);
 		p->sink = &hv_sink_none;
@@ -359,6 +360,8 @@ static int run(struct hv_conversion *v, struct hv_error *err)
 	make_plan(v);
 	if (v->c->verify)
 		rc = hv_verify_begin(v, err);
+	if (rc == 0)
+		rc = hv_chain_claim_tables(&v->pipe->claims, v->c->salvage, err);
 	if (rc == 0 && v->resumed)
 		rc = hv_resume_pipe(v, err);
 	if (rc == 0)
@@ -395,9 +398,18 @@ static int finish(struct hv_conversion *v, uint64_t end, struct hv_error *err)
 		rc = hv_disk_flush(v->dest, err);
 	if (rc == 0 && v->c->verify)
 		rc = hv_verify(v, end, err);
-	if (rc == 0 && v->made)
-		rc = hv_output_commit(v->made->output, err);
-	return rc;
+	if (rc == 0)
+		rc = hv_disk_unchanged(v->c->source, err);
+	if (rc || !v->made)
+		return rc;
+	/* A kill from here on must not leave a journal beside a disk that is complete. */
+	rc = hv_output_sync(v->made->output, err);
+	if (rc)
+		return rc;
+	hv_resume_forget(v);
+	if (v->c->no_replace)
+		hv_output_no_replace(v->made->output);
+	return hv_output_commit(v->made->output, err);
 }
 
 int hv_convert(struct hv_convert *c, struct hv_error *err)
@@ -411,7 +423,7 @@ int hv_convert(struct hv_convert *c, struct hv_error *err)
 	memset(&c->result, 0, sizeof(c->result));
 	c->resumed_from = 0;
 	c->losses = 0;
-	c->resumable = false;
+	c->resumable = c->complete = false;
 	rc = check_request(c, err);
 	if (rc == 0)
 		rc = check_names(c, err);
@@ -437,6 +449,7 @@ int hv_convert(struct hv_convert *c, struct hv_error *err)
 	c->resumable = rc != 0 && rc != -EBADMSG && v.journalled;
 	if (rc == 0)
 		rc = finish(&v, end, err);
+	c->complete = rc == 0;
 	if (v.made)
 		hv_output_keep(v.made->output, c->resumable);
 	if (!c->resumable && v.made)

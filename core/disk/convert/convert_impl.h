@@ -96,6 +96,13 @@ struct hv_layer_claims {
 	bool any_unit;
 };
 
+struct hv_chain_claims {
+	struct hv_disk *source;
+	pthread_mutex_t lock;
+	uint32_t unit;
+	struct hv_layer_claims layer[HV_DISK_CHAIN_MAX];
+};
+
 struct hv_pipe {
 	struct hv_disk *source;
 	uint64_t end;   /* of the walk: the source's size or the destination's, whichever is larger */
@@ -116,9 +123,7 @@ struct hv_pipe {
 	struct hv_disk_file *out; /* stream: standard output as a file, when it is one; base is its position
 				   */
 
-	struct hv_layer_claims claims[HV_DISK_CHAIN_MAX];
-	pthread_mutex_t claims_lock;
-	uint32_t claims_unit;
+	struct hv_chain_claims claims;
 
 	uint64_t *sums; /* verify: by stretch; (atomic) */
 	uint64_t stretch;
@@ -221,10 +226,18 @@ unsigned hv_pipe_threads(unsigned asked);
 /* --- convert_plan.c --- */
 /* Fills the item that starts at p->pos and moves p->pos behind it. An error is in *err. */
 int hv_plan_next(struct hv_pipe *p, struct hv_item *item, struct hv_error *err);
-int hv_plan_claim(struct hv_pipe *p, const struct hv_run *run, uint64_t length, struct hv_error *err);
 /* Claims what an earlier run has converted, so that what comes can't share bytes with it unseen. */
 int hv_plan_claim_until(struct hv_pipe *p, uint64_t until, struct hv_error *err);
-void hv_plan_free(struct hv_pipe *p);
+
+/* --- chain_claims.c --- */
+void hv_chain_claims_init(struct hv_chain_claims *c, struct hv_disk *source);
+void hv_chain_claims_free(struct hv_chain_claims *c);
+/* The first `length` bytes of the file from run->at on are this run's: -EBADMSG when they have an owner. Any
+ * thread. */
+int hv_chain_claim(struct hv_chain_claims *c, const struct hv_run *run, uint64_t length,
+		   struct hv_error *err);
+/* The chain's tables first, so that no block can be one. salvage: tables that overlap are not a failure. */
+int hv_chain_claim_tables(struct hv_chain_claims *c, bool salvage, struct hv_error *err);
 
 /* --- convert_read.c --- */
 /* The bytes of an item into w->bytes, and its data into w->piece. */

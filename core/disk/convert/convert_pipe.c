@@ -127,7 +127,7 @@ static int claim_used(struct hv_worker *w, const struct hv_item *item)
 
 	for (unsigned i = 0; i < w->useds; i++) {
 		const struct hv_run *run = w->used[i].run;
-		int rc = hv_plan_claim(p, run, w->used[i].length, &w->err);
+		int rc = hv_chain_claim(&p->claims, run, w->used[i].length, &w->err);
 		if (rc == 0)
 			continue;
 		if (rc != -EBADMSG || !p->salvage || item->replay)
@@ -340,7 +340,6 @@ void hv_pipe_init(struct hv_pipe *p)
 
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_mutex_init(&p->write_lock, NULL);
-	pthread_mutex_init(&p->claims_lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&p->work, NULL);
@@ -391,10 +390,9 @@ void hv_pipe_free(struct hv_pipe *p)
 	for (unsigned i = 0; i < p->losses; i++)
 		free(p->loss[i].why);
 	free(p->loss);
-	hv_plan_free(p);
+	hv_chain_claims_free(&p->claims);
 	pthread_mutex_destroy(&p->lock);
 	pthread_mutex_destroy(&p->write_lock);
-	pthread_mutex_destroy(&p->claims_lock);
 	pthread_cond_destroy(&p->work);
 	pthread_cond_destroy(&p->turned);
 	pthread_cond_destroy(&p->room);

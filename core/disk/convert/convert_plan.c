@@ -7,80 +7,10 @@
 
 #include "disk/convert/convert_impl.h"
 
-#define MOVE_MAX   (4ULL << 20)  /* of plain data in an item that is moved */
-#define ZEROS_MAX  (64ULL << 20) /* of zeros in an item that takes part in order */
-#define LOST_STEP  (64ULL << 10) /* salvage: what is given up when the map itself can't be read */
-#define CLAIM_BITS (1ULL << 25)  /* over all files of the chain */
-
-/* --- claims ----------------------------------------------------------------------------------------------- */
-
-static void choose_claims_unit(struct hv_pipe *p)
-{
-	uint64_t total = 0;
-
-	for (const struct hv_disk *d = p->source; d; d = d->parent)
-		for (unsigned i = 0; i < d->files; i++)
-			total += hv_disk_file_size(d->file[i]);
-	p->claims_unit = 512;
-	while (p->claims_unit < 1U << 30 && total / p->claims_unit > CLAIM_BITS)
-		p->claims_unit *= 2;
-}
-
-static struct hv_claims *claims_of(struct hv_pipe *p, const struct hv_run *run)
-{
-	struct hv_layer_claims *layer = &p->claims[run->depth];
-
-	if (!layer->file)
-		layer->file = calloc(run->layer->files, sizeof(struct hv_claims *));
-	if (layer->file && !layer->file[run->file])
-		layer->file[run->file] =
-			hv_claims_new(hv_disk_file_size(run->layer->file[run->file]), p->claims_unit);
-	return layer->file ? layer->file[run->file] : NULL;
-}
-
-int hv_plan_claim(struct hv_pipe *p, const struct hv_run *run, uint64_t length, struct hv_error *err)
-{
-	struct hv_layer_claims *layer = &p->claims[run->depth];
-	bool encoded = run->stored == HV_STORED_ENCODED;
-	struct hv_claims *claims;
-	uint64_t where = 0;
-	int rc = -ENOMEM;
-
-	pthread_mutex_lock(&p->claims_lock);
-	if (!p->claims_unit)
-		choose_claims_unit(p);
-	claims = claims_of(p, run);
-	if (claims && encoded && layer->any_unit && layer->last_unit == run->unit)
-		rc = 0; /* another part of the same unit */
-	else if (claims)
-		rc = hv_claim(claims, run->at, length, &where);
-	if (encoded) {
-		layer->any_unit = true;
-		layer->last_unit = run->unit;
-	}
-	pthread_mutex_unlock(&p->claims_lock);
-	if (rc == 1)
-		return hv_fail_unsafe(
-			err,
-			"%s: two blocks of the disk share bytes of the file: offset %llu holds what the disk "
-			"has at %llu, and something before it",
-			run->layer->file[run->file]->path, (unsigned long long)where,
-			(unsigned long long)run->offset);
-	return rc < 0 ? hv_fail(err, -rc, "%s: no memory for the map of its blocks", run->layer->path) : 0;
-}
-
-void hv_plan_free(struct hv_pipe *p)
-{
-	unsigned depth = 0;
-
-	for (const struct hv_disk *d = p->source; d && depth < HV_DISK_CHAIN_MAX; d = d->parent, depth++) {
-		struct hv_layer_claims *layer = &p->claims[depth];
-		for (unsigned i = 0; layer->file && i < d->files; i++)
-			hv_claims_free(layer->file[i]);
-		free(layer->file);
-		layer->file = NULL;
-	}
-}
+#define MOVE_MAX    (4ULL << 20)  /* of plain data in an item that is moved */
+#define ZEROS_MAX   (64ULL << 20) /* of zeros in an item that takes part in order */
+#define LOST_STEP   (64ULL << 10) /* salvage: what is given up when the map itself can't be read */
+#define LOST_BLOCKS 65536         /* of them in one go */
 
 /* --- the map ---------------------------------------------------------------------------------------------- */
 
@@ -116,17 +46,32 @@ static bool lost_before(struct hv_pipe *p, uint64_t offset, struct hv_run *run)
 	return inside;
 }
 
-/* The map can't be read here: salvage gives up one block and goes on behind it. */
+/* Where the block behind the one at `at` starts, or the disk ends. */
+static uint64_t next_block(const struct hv_disk *d, uint64_t at)
+{
+	uint64_t step = d->block_size ? d->block_size : LOST_STEP, left = step - at % step;
+
+	return left < d->size - at ? at + left : d->size;
+}
+
+/*
+ * The map can't be read here: salvage gives up one block, and those behind it that can't be read either. A
+ * lost tail has millions of blocks, so that nobody puts their failures into words.
+ */
 static int lose_map(struct hv_pipe *p, uint64_t offset, struct hv_run *run, struct hv_error *err)
 {
-	uint64_t step = p->source->block_size ? p->source->block_size : LOST_STEP;
-	uint64_t length = step - offset % step, size = p->source->size;
+	uint64_t until = offset < p->until ? p->until : p->source->size;
+	uint64_t end = next_block(p->source, offset);
 
-	if (length > size - offset)
-		length = size - offset;
-	if (hv_pipe_lose(p, offset, length, err->text))
+	for (unsigned i = 0; i < LOST_BLOCKS && end < until; i++) {
+		struct hv_run next;
+		if (hv_disk_map(p->source, end, next_block(p->source, end) - end, &next, NULL) != -EBADMSG)
+			break;
+		end = next_block(p->source, end);
+	}
+	if (hv_pipe_lose(p, offset, end - offset, err->text))
 		return hv_fail(err, ENOMEM, "no memory for the list of lost ranges");
-	*run = hole(offset, length);
+	*run = hole(offset, end - offset);
 	return 0;
 }
 
@@ -149,7 +94,7 @@ static int look(struct hv_pipe *p, uint64_t offset, struct hv_run *run, struct h
 			 run->length < p->source->size - offset ? run->length : p->source->size - offset, run,
 			 err);
 	if (rc == 0 && run->kind == HV_RUN_DATA && run->stored == HV_STORED_PLAIN)
-		rc = hv_plan_claim(p, run, run->length, err);
+		rc = hv_chain_claim(&p->claims, run, run->length, err);
 	if (rc == -EBADMSG && p->salvage)
 		rc = lose_map(p, offset, run, err);
 	return rc;
@@ -275,8 +220,8 @@ int hv_plan_claim_until(struct hv_pipe *p, uint64_t until, struct hv_error *err)
 			/* How long an encoded unit is shows only when it is decoded; where it starts is
 			 * claimed. */
 			if (rc == 0 && run.kind == HV_RUN_DATA && run.stored != HV_STORED_CALL)
-				rc = hv_plan_claim(p, &run, run.stored == HV_STORED_ENCODED ? 1 : run.length,
-						   err);
+				rc = hv_chain_claim(&p->claims, &run,
+						    run.stored == HV_STORED_ENCODED ? 1 : run.length, err);
 		}
 		if (rc)
 			return rc;

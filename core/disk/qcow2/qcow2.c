@@ -815,6 +815,42 @@ static int qcow2_decode(struct hv_disk *d, struct hv_disk_io *io, const struct h
 	return 0;
 }
 
+/* L2 tables and refcount blocks stand among the data; an entry that can't be right is its own finding. */
+static int own_clusters(struct hv_disk *d, struct hv_disk_tables *tables, uint64_t at, uint64_t entries,
+			bool l1, struct hv_error *err)
+{
+	struct hv_qcow2 *q = hv_qcow2_of(d);
+	int rc = 0;
+
+	for (uint64_t i = 0; i < entries && rc == 0; i++) {
+		uint64_t entry;
+
+		pthread_mutex_lock(&q->lock);
+		rc = hv_qcow2_get(d, at + i * 8, &entry, err);
+		pthread_mutex_unlock(&q->lock);
+		if (rc == -EBADMSG)
+			return 0;
+		if (rc == 0 && entry && (!l1 || !hv_qcow2_bad_l1(d, entry)))
+			entry &= l1 ? HV_QCOW2_OFFSET : HV_QCOW2_TABLE_OFFSET;
+		else
+			entry = 0;
+		if (rc == 0 && entry && !(entry & (q->cluster_size - 1)))
+			rc = tables->own(tables, d, 0, entry, q->cluster_size, err);
+	}
+	return rc;
+}
+
+static int qcow2_tables(struct hv_disk *d, struct hv_disk_tables *tables, struct hv_error *err)
+{
+	struct hv_qcow2 *q = hv_qcow2_of(d);
+	int rc = own_clusters(d, tables, q->l1_at, q->l1_entries, true, err);
+
+	if (rc == 0)
+		rc = own_clusters(d, tables, q->reftable_at, q->reftable_clusters << (q->cluster_bits - 3),
+				  false, err);
+	return rc;
+}
+
 const struct hv_disk_format hv_disk_format_qcow2 = {
 	.name = "qcow2",
 	.extensions = (const char *const[]){"qcow2", "qcow", "qc2", NULL},
@@ -831,5 +867,6 @@ const struct hv_disk_format hv_disk_format_qcow2 = {
 	.create = hv_qcow2_create,
 	.resume = hv_qcow2_resume,
 	.finish = hv_qcow2_finish,
+	.tables = qcow2_tables,
 	.check = hv_qcow2_check,
 };

@@ -294,6 +294,23 @@ static int vhd_map(struct hv_disk *d, uint64_t offset, uint64_t length, struct h
 	return rc < 0 ? rc : map_block(d, v, offset, length, at, run, err);
 }
 
+/* Each block's bitmap, in front of its data. */
+static int vhd_tables(struct hv_disk *d, struct hv_disk_tables *tables, struct hv_error *err)
+{
+	struct vhd *v = d->state;
+	uint64_t entry, count, at;
+	int rc = 0;
+
+	for (uint64_t block = 0; v->table && block < v->entries && rc == 0; block += count) {
+		rc = hv_table_run(v->table, block, v->entries - block, 0, &entry, &count, err);
+		if (rc == -EBADMSG)
+			return 0;
+		if (rc == 0 && entry != VHD_UNUSED && hv_vhd_block(d, v, block, entry, &at, NULL) == 0)
+			rc = tables->own(tables, d, 0, at, v->bitmap_size, err);
+	}
+	return rc;
+}
+
 const struct hv_disk_format hv_disk_format_vhd = {
 	.name = "vhd",
 	.extensions = (const char *const[]){"vhd", "vpc", "avhd", NULL},
@@ -309,5 +326,6 @@ const struct hv_disk_format hv_disk_format_vhd = {
 	.create = hv_vhd_create,
 	.resume = hv_vhd_resume,
 	.finish = hv_vhd_finish,
+	.tables = vhd_tables,
 	.check = hv_vhd_check,
 };

@@ -559,6 +559,24 @@ static void close_image(struct hv_disk *d)
 static const char *const extensions[] = {"vhdx", "avhdx", NULL};
 static const char *const subformats[] = {"dynamic", "fixed", NULL};
 
+/* The sector bitmaps: all else that is no block has its own region, where map lets no block be. */
+static int vhdx_tables(struct hv_disk *d, struct hv_disk_tables *tables, struct hv_error *err)
+{
+	struct hv_vhdx *v = d->state;
+	int rc = 0;
+
+	for (uint64_t block = 0; d->has_parent && block < v->blocks && rc == 0; block += v->ratio) {
+		uint64_t value, count;
+
+		rc = hv_vhdx_bat_run(d, hv_vhdx_bitmap_index(v, block / v->ratio), 1, 0, &value, &count, err);
+		if (rc == -EBADMSG)
+			return 0;
+		if (rc == 0 && VHDX_BAT_STATE(value) == VHDX_FULLY_PRESENT)
+			rc = tables->own(tables, d, 0, VHDX_BAT_OFFSET(value), VHDX_MIB, err);
+	}
+	return rc;
+}
+
 const struct hv_disk_format hv_disk_format_vhdx = {
 	.name = "vhdx",
 	.extensions = extensions,
@@ -576,5 +594,6 @@ const struct hv_disk_format hv_disk_format_vhdx = {
 	.create = hv_vhdx_create,
 	.resume = hv_vhdx_resume,
 	.finish = hv_vhdx_finish,
+	.tables = vhdx_tables,
 	.check = hv_vhdx_check,
 };

@@ -517,6 +517,39 @@ static int vmdk_map(struct hv_disk *d, uint64_t offset, uint64_t length, struct 
 	return map_flat(d, e, in, run, err);
 }
 
+/* Tables that stand behind the first grain's possible place: COWD's, and a directory at the end. */
+static int own_tables(struct hv_disk *d, const struct hv_vmdk_extent *e, struct hv_disk_tables *tables,
+		      bool twin, struct hv_error *err)
+{
+	struct hv_vmdk_sparse *s = e->sparse;
+	uint64_t at = twin ? s->rgd_at : s->gd_at;
+	int rc = 0;
+
+	if (at >= s->data_at)
+		rc = tables->own(tables, d, e->file, at, s->directory * 4, err);
+	for (uint64_t i = 0; i < s->directory && rc == 0; i++)
+		if (hv_vmdk_table_place(s, i, twin, &at, NULL) == 0 && at && at >= s->data_at)
+			rc = tables->own(tables, d, e->file, at, s->table_bytes, err);
+	return rc;
+}
+
+static int vmdk_tables(struct hv_disk *d, struct hv_disk_tables *tables, struct hv_error *err)
+{
+	struct hv_vmdk *v = d->state;
+	int rc = 0;
+
+	for (unsigned i = 0; i < v->extents && rc == 0; i++) {
+		struct hv_vmdk_sparse *s = v->extent[i].sparse;
+		/* seSparse keeps grains and tables apart; tables that salvage made are not in the file. */
+		if (!s || s->tables != s->file || s->dialect == VMDK_SESPARSE)
+			continue;
+		rc = own_tables(d, &v->extent[i], tables, false, err);
+		if (rc == 0 && s->rgd)
+			rc = own_tables(d, &v->extent[i], tables, true, err);
+	}
+	return rc;
+}
+
 static const char *const extensions[] = {"vmdk", NULL};
 static const char *const subformats[] = {"monolithicSparse", "monolithicFlat", "streamOptimized", NULL};
 
@@ -535,6 +568,7 @@ const struct hv_disk_format hv_disk_format_vmdk = {
 	.flush = hv_vmdk_flush,
 	.create = hv_vmdk_create,
 	.resume = hv_vmdk_resume,
+	.tables = vmdk_tables,
 	.check = hv_vmdk_check,
 };
 

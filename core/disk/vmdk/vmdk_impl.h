@@ -15,7 +15,7 @@
 
 /* --- the descriptor: vmdk_descriptor.c -------------------------------------------------------------------- */
 
-#define VMDK_DESCRIPTOR_MAX (256U << 10) /* bytes of text: room for HV_DISK_FILES_MAX extents */
+#define VMDK_DESCRIPTOR_MAX (512U << 10) /* bytes of text: room for HV_DISK_FILES_MAX extents */
 #define VMDK_NO_PARENT      0xffffffffU  /* parentCID of a base */
 
 enum hv_vmdk_access { VMDK_NOACCESS, VMDK_RDONLY, VMDK_RW };

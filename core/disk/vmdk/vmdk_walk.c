@@ -149,7 +149,9 @@ int hv_vmdk_rebuild(struct hv_vmdk_sparse *s, struct hv_error *err)
 				      s->file->path);
 	r.table = malloc(s->table_bytes);
 	r.fd = memfd_create("vmdk-tables", MFD_CLOEXEC);
-	if (!r.table || r.fd < 0)
+	if (r.fd < 0)
+		rc = hv_fail_errno(err, "%s: no file in memory for its tables", s->file->path);
+	else if (!r.table)
 		rc = hv_fail(err, ENOMEM, "%s: no memory for its tables", s->file->path);
 	else
 		rc = walk(&r, &stopped, &ended, err);
