@@ -5,7 +5,7 @@
  */
 #include <stdlib.h>
 
-#include "disk/convert_impl.h"
+#include "disk/convert/convert_impl.h"
 
 #define CLAIM_BITS (1ULL << 25) /* over all files of the chain */
 

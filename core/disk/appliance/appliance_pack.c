@@ -16,7 +16,7 @@
 
 #include "base/bytes.h"
 #include "base/io.h"
-#include "disk/appliance_impl.h"
+#include "disk/appliance/appliance_impl.h"
 
 #define CHUNK        (256U << 10)
 #define TRAILER      8           /* CRC-32 and length of what was compressed */
