@@ -285,7 +285,8 @@ static int probe_file(const struct hv_disk_file *f, const struct hv_disk_format 
  * raw disk's name over another format's content is either a wrong name, or a raw disk whose guest wrote such
  * a header: the bytes of the two are not the same, and only the user knows.
  */
-static int check_name(const struct hv_disk_file *f, const struct hv_disk_format *found, struct hv_error *err)
+static int check_name(const struct hv_disk_file *f, const struct hv_disk_format *found, bool parent,
+		      struct hv_error *err)
 {
 	const struct hv_disk_format *raw = &hv_disk_format_raw;
 
@@ -296,13 +297,20 @@ static int check_name(const struct hv_disk_file *f, const struct hv_disk_format 
 				"%s: its name says %s, but nothing in it does: it is cut or damaged; say "
 				"--format raw if it is a raw disk all the same",
 				f->path, formats[i]->name);
-	if (found != raw && hv_disk_name_agrees(raw, f->path))
+	if (found == raw || !hv_disk_name_agrees(raw, f->path))
+		return 0;
+	if (parent)
 		return hv_fail_unsafe(
 			err,
 			"%s: its name says raw, and its content %s, which a raw disk's guest can "
-			"write, too: say --format %s or --format raw",
+			"write, too, and its child doesn't say which; `qemu-img rebase -u -F %s` "
+			"notes it there",
 			f->path, found->name, found->name);
-	return 0;
+	return hv_fail_unsafe(
+		err,
+		"%s: its name says raw, and its content %s, which a raw disk's guest can write, "
+		"too: say --format %s or --format raw",
+		f->path, found->name, found->name);
 }
 
 /* The file that the user named: symbolic links and devices are his own choice. */
@@ -358,7 +366,7 @@ static int open_layer(struct hv_disk_file *f, const struct hv_disk_format *forma
 	if (!format)
 		rc = probe_file(f, &format, err);
 	if (rc == 0 && !told)
-		rc = check_name(f, format, err);
+		rc = check_name(f, format, depth > 0, err);
 	if (rc == 0)
 		rc = hv_disk_new(format, f->path, options, &d, err);
 	if (rc < 0) {

@@ -307,6 +307,7 @@ static int convert(struct hvm_import *m, struct hvm_imported *disk, struct hv_di
 		.verify = o->verify,
 		.digest = o->digest,
 		.salvage = o->salvage,
+		.no_replace = !o->force,
 		.no_journal = true, /* import starts anew */
 		.progress = hvm_progress_step,
 		.lost = lost,
@@ -317,7 +318,7 @@ static int convert(struct hvm_import *m, struct hvm_imported *disk, struct hv_di
 	hvm_progress_begin(&m->progress, o, "copied", m->events);
 	rc = hv_convert(&c, err);
 	hvm_progress_end(&m->progress);
-	if (!rc || c.losses)
+	if (c.complete)
 		note_result(disk, &c);
 	if (!rc && o->digest && !m->events)
 		printf("%s  %s\n", disk->sha256, path);
