@@ -280,13 +280,22 @@ static int probe_file(const struct hv_disk_file *f, const struct hv_disk_format 
 	return 0;
 }
 
+/* A name that many give to disks of all formats: what was found by content is taken, and said. */
+static bool is_ambiguous(const char *path)
+{
+	const char *dot = strrchr(hv_disk_base_name(path), '.');
+
+	return dot && strcasecmp(dot, ".img") == 0;
+}
+
 /*
  * Name and content that speak of two formats. A name that promises one of which the content knows nothing is
  * that of a damaged image (a fixed VHD that lost its footer), and as a raw disk it would be another one. A
  * raw disk's name over another format's content is either a wrong name, or a raw disk whose guest wrote such
  * a header: the bytes of the two are not the same, and only the user knows.
  */
-static int check_name(const struct hv_disk_file *f, const struct hv_disk_format *found, struct hv_error *err)
+static int check_name(const struct hv_disk_file *f, const struct hv_disk_format *found, bool parent,
+		      struct hv_error *err)
 {
 	const struct hv_disk_format *raw = &hv_disk_format_raw;
 
@@ -297,13 +306,20 @@ static int check_name(const struct hv_disk_file *f, const struct hv_disk_format 
 				"%s: its name says %s, but nothing in it does: it is cut or damaged; say "
 				"--format raw if it is a raw disk all the same",
 				f->path, formats[i]->name);
-	if (found != raw && hv_disk_name_agrees(raw, f->path))
+	if (found == raw || !hv_disk_name_agrees(raw, f->path) || (!parent && is_ambiguous(f->path)))
+		return 0;
+	if (parent)
 		return hv_fail_unsafe(
 			err,
 			"%s: its name says raw, and its content %s, which a raw disk's guest can "
-			"write, too: say --format %s or --format raw",
+			"write, too, and its child doesn't say which; `qemu-img rebase -u -F %s` "
+			"notes it there",
 			f->path, found->name, found->name);
-	return 0;
+	return hv_fail_unsafe(
+		err,
+		"%s: its name says raw, and its content %s, which a raw disk's guest can write, "
+		"too: say --format %s or --format raw",
+		f->path, found->name, found->name);
 }
 
 /* The file that the user named: symbolic links and devices are his own choice. */
@@ -359,13 +375,19 @@ static int open_layer(struct hv_disk_file *f, const struct hv_disk_format *forma
 	if (!format)
 		rc = probe_file(f, &format, err);
 	if (rc == 0 && !told)
-		rc = check_name(f, format, err);
+		rc = check_name(f, format, depth > 0, err);
 	if (rc == 0)
 		rc = hv_disk_new(format, f->path, options, &d, err);
 	if (rc < 0) {
 		hv_disk_file_free(f);
 		return rc;
 	}
+	if (!told && format != &hv_disk_format_raw && is_ambiguous(f->path))
+		hv_disk_note(d,
+			     "by its content it is %s; a raw disk's guest can write such a header, too: say "
+			     "--format raw "
+			     "if it is a raw disk",
+			     format->name);
 	d->policy = policy;
 	d->depth = depth;
 	d->follow = told;

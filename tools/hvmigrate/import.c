@@ -323,6 +323,7 @@ static int convert(struct hvm_import *m, struct hvm_imported *disk, struct hv_di
 		.verify = o->verify,
 		.digest = o->digest,
 		.salvage = o->salvage,
+		.no_replace = !o->force,
 		.no_journal = true, /* import starts anew */
 		.progress = hvm_progress_step,
 		.lost = lost,
@@ -333,7 +334,7 @@ static int convert(struct hvm_import *m, struct hvm_imported *disk, struct hv_di
 	hvm_progress_begin(&m->progress, o, "copied", m->events);
 	rc = hv_convert(&c, err);
 	hvm_progress_end(&m->progress);
-	if (!rc || c.losses)
+	if (c.complete)
 		note_result(disk, &c);
 	if (!rc)
 		tell_result(m, &c);

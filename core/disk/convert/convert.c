@@ -452,7 +452,7 @@ int hv_convert(struct hv_convert *c, struct hv_error *err)
 	c->complete = rc == 0;
 	if (v.made)
 		hv_output_keep(v.made->output, c->resumable);
-	if (!c->resumable && v.made)
+	if (!c->resumable && !c->complete && v.made) /* complete: what has the name now is another's */
 		hv_resume_forget(&v);
 	hv_disk_close(v.made);
 	free(v.journal_path);
