@@ -303,10 +303,10 @@ int hv_disk_probe(const char *path, uint64_t at, uint64_t length, const char **f
 {
 	struct hv_disk_options options = {.at = at, .length = length};
 	const struct hv_disk_format *found;
-	struct hv_disk_file *f;
+	struct hv_disk_file *f = NULL;
 	int rc = open_named(path, &options, &f, err);
 
-	if (rc < 0)
+	if (rc < 0 || !f)
 		return rc;
 	rc = probe_file(f, &found, err);
 	hv_disk_file_free(f);
