@@ -216,7 +216,7 @@ static int add_file(struct hv_disk *d, struct hv_disk_file *f, unsigned *index, 
 
 	if (d->files >= HV_DISK_FILES_MAX)
 		return hv_fail_unsafe(err, "%s: more than %u files", d->path, HV_DISK_FILES_MAX);
-	more = realloc(d->file, (d->files + 1) * sizeof(*more));
+	more = reallocarray(d->file, d->files + 1, sizeof(void *));
 	if (!more)
 		return hv_fail(err, ENOMEM, "%s: out of memory", d->path);
 	d->file = more;
@@ -332,7 +332,7 @@ static int open_layer(struct hv_disk_file *f, const struct hv_disk_format *forma
 		      const struct hv_disk_options *options, struct hv_disk_policy *policy, unsigned depth,
 		      struct hv_disk **disk, struct hv_error *err)
 {
-	struct hv_disk *d;
+	struct hv_disk *d = NULL;
 	int rc = 0;
 
 	if (!format)
@@ -341,7 +341,7 @@ static int open_layer(struct hv_disk_file *f, const struct hv_disk_format *forma
 		rc = check_name(f, format, err);
 	if (rc == 0)
 		rc = hv_disk_new(format, f->path, options, &d, err);
-	if (rc < 0) {
+	if (rc < 0 || !d) {
 		hv_disk_file_free(f);
 		return rc;
 	}
@@ -371,13 +371,13 @@ int hv_disk_open(const char *path, const struct hv_disk_options *options, struct
 	const struct hv_disk_options *o = options ? options : &none;
 	const struct hv_disk_format *format = NULL;
 	struct hv_disk_policy *policy;
-	struct hv_disk_file *f;
+	struct hv_disk_file *f = NULL;
 	int rc;
 
 	if (o->format && !(format = hv_disk_format_named(o->format)))
 		return no_such_format(path, o->format, err);
 	rc = open_named(path, o, &f, err);
-	if (rc < 0)
+	if (rc < 0 || !f)
 		return rc;
 	rc = hv_disk_policy_new(path, o, &policy, err);
 	if (rc < 0) {
@@ -923,7 +923,7 @@ int hv_disk_create_on(struct hv_output *output, const struct hv_disk_create *cre
 	const char *path = hv_output_path(output);
 	const struct hv_disk_format *format = hv_disk_format_named(create->format ? create->format : "raw");
 	struct hv_disk_options options = {.writable = true};
-	struct hv_disk *d;
+	struct hv_disk *d = NULL;
 	int rc =
 		format ? check_request(path, format, create, err) : no_such_format(path, create->format, err);
 
@@ -931,7 +931,7 @@ int hv_disk_create_on(struct hv_output *output, const struct hv_disk_create *cre
 		rc = hv_fail(err, ENOTSUP, "%s: a conversion to %s can't be resumed", path, format->name);
 	if (rc == 0)
 		rc = hv_disk_new(format, path, &options, &d, err);
-	if (rc < 0) {
+	if (rc < 0 || !format || !d) {
 		hv_output_free(output);
 		return rc;
 	}
