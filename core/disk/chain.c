@@ -175,7 +175,7 @@ int hv_disk_policy_open(const struct hv_disk *d, const char *name, bool writable
 {
 	const struct hv_disk_policy *p = d->policy;
 	int flags = (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, fd, rc;
-	char *path, *resolved;
+	char *path = NULL, *resolved = NULL;
 	const char *below;
 	struct stat st;
 	bool named;
@@ -183,7 +183,7 @@ int hv_disk_policy_open(const struct hv_disk *d, const char *name, bool writable
 	rc = may_follow(d, name, err);
 	if (rc == 0)
 		rc = resolve(d, name, &path, &resolved, err);
-	if (rc < 0)
+	if (rc < 0 || !resolved)
 		return rc;
 	named = is_named_by_user(p, name, resolved);
 	below = below_root(p, resolved);

@@ -227,7 +227,7 @@ static int add_file(struct hv_disk *d, struct hv_disk_file *f, unsigned *index, 
 
 	if (d->files >= HV_DISK_FILES_MAX)
 		return hv_fail_unsafe(err, "%s: more than %u files", d->path, HV_DISK_FILES_MAX);
-	more = realloc(d->file, (d->files + 1) * sizeof(*more));
+	more = reallocarray(d->file, d->files + 1, sizeof(void *));
 	if (!more)
 		return hv_fail(err, ENOMEM, "%s: out of memory", d->path);
 	d->file = more;
@@ -340,10 +340,10 @@ int hv_disk_probe(const char *path, uint64_t at, uint64_t length, const char **f
 {
 	struct hv_disk_options options = {.at = at, .length = length};
 	const struct hv_disk_format *found;
-	struct hv_disk_file *f;
+	struct hv_disk_file *f = NULL;
 	int rc = open_named(path, &options, &f, err);
 
-	if (rc < 0)
+	if (rc < 0 || !f)
 		return rc;
 	rc = probe_file(f, &found, err);
 	hv_disk_file_free(f);
@@ -369,7 +369,7 @@ static int open_layer(struct hv_disk_file *f, const struct hv_disk_format *forma
 		      const struct hv_disk_options *options, struct hv_disk_policy *policy, unsigned depth,
 		      struct hv_disk **disk, struct hv_error *err)
 {
-	struct hv_disk *d;
+	struct hv_disk *d = NULL;
 	int rc = 0;
 
 	if (!format)
@@ -378,7 +378,7 @@ static int open_layer(struct hv_disk_file *f, const struct hv_disk_format *forma
 		rc = check_name(f, format, depth > 0, err);
 	if (rc == 0)
 		rc = hv_disk_new(format, f->path, options, &d, err);
-	if (rc < 0) {
+	if (rc < 0 || !d) {
 		hv_disk_file_free(f);
 		return rc;
 	}
@@ -458,7 +458,7 @@ int hv_disk_open(const char *path, const struct hv_disk_options *options, struct
 	static const struct hv_disk_options none = {0};
 	const struct hv_disk_options *o = options ? options : &none;
 	const struct hv_disk_format *format = NULL;
-	struct hv_disk_file *f;
+	struct hv_disk_file *f = NULL;
 	char inner[PATH_MAX];
 	int rc = enter_bundle(&path, inner, err);
 
@@ -467,21 +467,21 @@ int hv_disk_open(const char *path, const struct hv_disk_options *options, struct
 	if (o->format && !(format = hv_disk_format_named(o->format)))
 		return no_such_format(path, o->format, err);
 	rc = open_named(path, o, &f, err);
-	return rc < 0 ? rc : open_first(f, path, format, o, disk, err);
+	return rc < 0 || !f ? rc : open_first(f, path, format, o, disk, err);
 }
 
 int hv_disk_open_fd(int fd, const char *path, const struct hv_disk_options *options, struct hv_disk **disk,
 		    struct hv_error *err)
 {
 	const struct hv_disk_format *format = NULL;
-	struct hv_disk_file *f;
+	struct hv_disk_file *f = NULL;
 	int rc = 0;
 
 	if (options->format && !(format = hv_disk_format_named(options->format)))
 		rc = no_such_format(path, options->format, err);
 	if (rc == 0)
 		rc = hv_disk_file_new(fd, path, options->at, options->length, &f, err);
-	if (rc < 0) {
+	if (rc < 0 || !f) {
 		close(fd);
 		return rc;
 	}
@@ -1038,7 +1038,7 @@ int hv_disk_create_on(struct hv_output *output, const struct hv_disk_create *cre
 	const char *path = hv_output_path(output);
 	const struct hv_disk_format *format = hv_disk_format_named(create->format ? create->format : "raw");
 	struct hv_disk_options options = {.writable = true};
-	struct hv_disk *d;
+	struct hv_disk *d = NULL;
 	int rc =
 		format ? check_request(path, format, create, err) : no_such_format(path, create->format, err);
 
@@ -1046,7 +1046,7 @@ int hv_disk_create_on(struct hv_output *output, const struct hv_disk_create *cre
 		rc = hv_fail(err, ENOTSUP, "%s: a conversion to %s can't be resumed", path, format->name);
 	if (rc == 0)
 		rc = hv_disk_new(format, path, &options, &d, err);
-	if (rc < 0) {
+	if (rc < 0 || !format || !d) {
 		hv_output_free(output);
 		return rc;
 	}

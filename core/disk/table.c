@@ -179,12 +179,12 @@ int hv_table_run(struct hv_table *t, uint64_t index, uint64_t max, uint64_t step
 	pthread_mutex_lock(&t->lock);
 	do {
 		size_t first = (size_t)((index + n) % per_page) * t->shape.entry_size;
-		struct page *p;
+		struct page *p = NULL;
 		uint64_t found;
 
 		/* A page that can't be read ends the run; it is a failure only for whoever asks for it. */
 		rc = load(t, (index + n) / per_page, &p, n ? NULL : err);
-		if (rc < 0)
+		if (rc < 0 || !p)
 			break;
 		if (n == 0)
 			*value = decode(t, p->bytes + first);
@@ -208,14 +208,14 @@ int hv_table_get(struct hv_table *t, uint64_t index, uint64_t *value, struct hv_
 int hv_table_set(struct hv_table *t, uint64_t index, uint64_t value, struct hv_error *err)
 {
 	const size_t per_page = HV_TABLE_PAGE / t->shape.entry_size;
-	struct page *p;
+	struct page *p = NULL;
 	int rc;
 
 	if (index >= t->shape.entries)
 		return outside(t, index, err);
 	pthread_mutex_lock(&t->lock);
 	rc = load(t, index / per_page, &p, err);
-	if (rc == 0) {
+	if (rc == 0 && p) {
 		encode(t, p->bytes + (size_t)(index % per_page) * t->shape.entry_size, value);
 		p->dirty = true;
 	}

@@ -391,8 +391,8 @@ Test(vhd, a_fixed_disk_is_found_by_its_footer_without_a_name)
 	hv_disk_close(d);
 	clean("disk");
 	/* A raw disk's name over it: which of the two it is, only the user knows. */
-	make_vhd("disk.img", &m);
-	cr_assert_eq(hv_disk_open("disk.img", NULL, &d, &err), -EBADMSG);
+	make_vhd("disk.raw", &m);
+	cr_assert_eq(hv_disk_open("disk.raw", NULL, &d, &err), -EBADMSG);
 	cr_assert(strstr(err.text, "--format vhd or --format raw") != NULL, "%s", err.text);
 	free(data);
 }

@@ -21,7 +21,7 @@ def said(done):
 # --- a raw disk's name over another format's content, which a guest can have written -----------------------------------
 
 for fmt, ours in (("qcow2", "qcow2"), ("vmdk", "vmdk"), ("vpc", "vhd"), ("vhdx", "vhdx"), ("vdi", "vdi")):
-    for name in ("guest.raw", "guest.img"):
+    for name in ("guest.raw", "guest.dd"):
         path = TMP / name
         path.unlink(missing_ok=True)
         qemu_img("convert", "-f", "raw", "-O", fmt, *(["-o", "force_size=on"] if fmt == "vpc" else []), RAW, path)
@@ -33,7 +33,11 @@ for fmt, ours in (("qcow2", "qcow2"), ("vmdk", "vmdk"), ("vpc", "vhd"), ("vhdx",
         check(done.returncode == 0 and done.stdout == path.read_bytes(), f"{name} of {ours} as raw", said(done))
         done = hvmigrate("convert", "-q", "-f", ours, "-O", "raw", path, "-")
         check(done.returncode == 0 and done.stdout == DATA, f"{name} of {ours} as {ours}", said(done))
-path = (TMP / "guest.img").rename(TMP / "nameless")
+path = (TMP / "guest.dd").rename(TMP / "guest.img")
+done = hvmigrate("convert", "-O", "raw", path, "-")
+check(done.returncode == 0 and done.stdout == DATA and "--format raw" in done.err,
+      "a name of all formats leaves it to the content, which is said", said(done))
+path = path.rename(TMP / "nameless")
 done = hvmigrate("convert", "-q", "-O", "raw", path, "-")
 check(done.returncode == 0 and done.stdout == DATA, "a name that says nothing leaves it to the content", said(done))
 
