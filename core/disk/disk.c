@@ -415,7 +415,7 @@ int hv_disk_open(const char *path, const struct hv_disk_options *options, struct
 	static const struct hv_disk_options none = {0};
 	const struct hv_disk_options *o = options ? options : &none;
 	const struct hv_disk_format *format = NULL;
-	struct hv_disk_file *f;
+	struct hv_disk_file *f = NULL;
 	char inner[PATH_MAX];
 	int rc = enter_bundle(&path, inner, err);
 
@@ -431,14 +431,14 @@ int hv_disk_open_fd(int fd, const char *path, const struct hv_disk_options *opti
 		    struct hv_error *err)
 {
 	const struct hv_disk_format *format = NULL;
-	struct hv_disk_file *f;
+	struct hv_disk_file *f = NULL;
 	int rc = 0;
 
 	if (options->format && !(format = hv_disk_format_named(options->format)))
 		rc = no_such_format(path, options->format, err);
 	if (rc == 0)
 		rc = hv_disk_file_new(fd, path, options->at, options->length, &f, err);
-	if (rc < 0) {
+	if (rc < 0 || !f) {
 		close(fd);
 		return rc;
 	}
