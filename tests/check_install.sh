@@ -49,6 +49,21 @@ requires=$(pkg-config --print-requires-private libhvdisk)
 $CC -o "$TMP/user-static" "$TMP/user.c" $cflags "$root/opt/hvkit/lib/libhvdisk.a" -pthread $(pkg-config --libs $requires)
 "$TMP/user-static" "$TMP/disk.raw"
 
+# The program that docs/formats.md shows.
+# shellcheck disable=SC2016
+sed -n '/^```c$/,/^```$/{/^```/!p}' "$SRC/docs/formats.md" >"$TMP/count.c"
+# shellcheck disable=SC2086
+$CC -Wall -Wextra -Werror -o "$TMP/count" "$TMP/count.c" $cflags $libs
+printf 'twelve bytes' >"$TMP/disk.raw"
+truncate -s 5M "$TMP/disk.raw"
+export LD_LIBRARY_PATH=$root/opt/hvkit/lib
+[ "$("$TMP/count" "$TMP/disk.raw")" = 12 ]
+truncate -s 100 "$TMP/cut.vhdx"
+status=0
+"$TMP/count" "$TMP/cut.vhdx" 2>"$TMP/said" || status=$?
+[ "$status" = 3 ]
+grep -q cut.vhdx "$TMP/said"
+
 # Installed headers find each other.
 (cd "$root/opt/hvkit/include/hvkit" && find . -name '*.h' | sed 's@^\./@@') | while read -r header; do
 	# shellcheck disable=SC2046

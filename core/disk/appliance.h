@@ -12,8 +12,6 @@
 #ifndef HV_DISK_APPLIANCE_H
 #define HV_DISK_APPLIANCE_H
 
-#include <limits.h>
-
 #include "disk/disk.h"
 
 struct hv_appliance;
@@ -127,9 +125,9 @@ HV_API_BEGIN
 /*
  * The folder tree that the files of the appliance at path must lie in, resolved: its own folder, or, for a
  * Hyper-V machine that stands in "Virtual Machines", the one above. Looks at names only, so that a caller can
- * lock itself in before the appliance is read.
+ * lock itself in before the appliance is read. folder has `size` bytes, PATH_MAX are always enough.
  */
-int hv_appliance_folder(const char *path, char folder[static PATH_MAX], struct hv_error *err);
+int hv_appliance_folder(const char *path, char *folder, size_t size, struct hv_error *err);
 
 /*
  * Reads what path describes: a file of one of the kinds (found out by content), or the folder of an exported

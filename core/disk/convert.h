@@ -3,6 +3,9 @@
  * become bytes; bytes that stand as they are in a file are moved by the kernel (reflink or copy_file_range);
  * compressed units are decoded and encoded in parallel. What was done is written down in a journal beside the
  * partial destination every few seconds, so that a killed conversion can go on.
+ *
+ * Threads: each call makes its own and ends them before it returns; callbacks come from the calling thread.
+ * Disks that are handed in stay the caller's, and may be read by others meanwhile.
  */
 #ifndef HV_DISK_CONVERT_H
 #define HV_DISK_CONVERT_H

@@ -9,6 +9,8 @@
  *
  * Threads: an open disk may be mapped and read by any number of threads at once, each with a struct
  * hv_disk_io of its own. Writes may run beside reads; see hv_disk_write. Open, create, close: one thread.
+ *
+ * A program that opens a disk, asks for its runs and reads them stands in docs/formats.md.
  */
 #ifndef HV_DISK_DISK_H
 #define HV_DISK_DISK_H

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -56,27 +57,44 @@ static void remove_folder(void)
 	cr_assert_eq(system(command), 0);
 }
 
-/* Runs fn in a child that is locked for a conversion of image/a.raw into out/; its status. */
-static int locked(int (*fn)(void), const char *external, const char *second)
+/* Runs fn in a child that is locked so; its status. */
+static int locked_for(int (*fn)(void), const struct hvm_reach *reach, const char *external)
 {
-	char image[200], result[200];
 	pid_t pid = fork();
 	int status;
 
 	if (pid == 0) {
 		struct hvm_options o = {.external = &external, .externals = external ? 1 : 0};
-		struct hvm_reach reach = {.image = {in_folder("image/a.raw", image), second},
-					  .result = in_folder("out/x.raw", result)};
 		struct hv_error err = {0};
 
 		alarm(20);
-		if (hvm_sandbox(&o, &reach, &err))
+		if (hvm_sandbox(&o, reach, &err))
 			_exit(100);
 		_exit(fn());
 	}
 	cr_assert(pid > 0);
 	cr_assert_eq(waitpid(pid, &status, 0), pid);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* For a conversion of image/a.raw into out/. */
+static int locked(int (*fn)(void), const char *external, const char *second)
+{
+	char image[200], result[200];
+	const struct hvm_reach reach = {.image = {in_folder("image/a.raw", image), second},
+					.result = in_folder("out/x.raw", result)};
+
+	return locked_for(fn, &reach, external);
+}
+
+/* For an import of the machine image/a.raw into the folder out. */
+static int locked_import(int (*fn)(void), const char *external)
+{
+	char appliance[200], out[200];
+	const struct hvm_reach reach = {.appliance = in_folder("image/a.raw", appliance),
+					.folder = in_folder("out", out)};
+
+	return locked_for(fn, &reach, external);
 }
 
 /* 0 when the call failed with that. */
@@ -140,6 +158,13 @@ static int try_files(void)
 	       REFUSED(rename(in_folder("image/a.raw", path), in_folder("image/z.raw", to)), EACCES);
 }
 
+static int remove_out(void)
+{
+	char path[200];
+
+	return rmdir(in_folder("out", path)) || REFUSED(mkdir(in_folder("new", path), 0700), EACCES);
+}
+
 static int open_other(void)
 {
 	char path[200];
@@ -181,6 +206,23 @@ Test(sandbox, keeps_from_all_other_files)
 	make_folder();
 	cr_expect_eq(locked(try_files, NULL, NULL), 0);
 	cr_expect_eq(locked(open_other, NULL, NULL), 1);
+	remove_folder();
+}
+
+Test(sandbox, keeps_an_import_to_the_machines_tree_and_its_own_folder)
+{
+	char path[200];
+
+	if (!has_landlock())
+		cr_skip_test("this kernel has no Landlock");
+	make_folder();
+	cr_expect_eq(locked_import(go_on, NULL), 0);
+	cr_expect_eq(locked_import(try_files, NULL), 0);
+	cr_expect_eq(locked_import(try_calls, NULL), 0);
+	cr_expect_eq(locked_import(try_sockets, NULL), 0);
+	cr_expect_eq(locked_import(open_other, NULL), 1);
+	cr_expect_eq(locked_import(open_other, in_folder("other/c.raw", path)), 0);
+	cr_expect_eq(locked_import(remove_out, NULL), 0);
 	remove_folder();
 }
 

@@ -113,7 +113,7 @@ static void allow_appliance(const struct rules *r, const struct hvm_options *o, 
 	struct hv_error unseen = {0};
 	char folder[PATH_MAX];
 
-	if (hv_appliance_folder(name, folder, &unseen))
+	if (hv_appliance_folder(name, folder, sizeof(folder), &unseen))
 		return;
 	allow(r, folder, READING);
 	allow_folder_of(r, name, READING); /* the manifest's, when the name is a link */

@@ -562,25 +562,26 @@ static bool in_export(const char *folder)
 	return !strcasecmp(base, "Virtual Machines") || !strcasecmp(base, "Snapshots");
 }
 
-int hv_appliance_folder(const char *path, char folder[static PATH_MAX], struct hv_error *err)
+int hv_appliance_folder(const char *path, char *folder, size_t size, struct hv_error *err)
 {
+	char real[PATH_MAX];
 	struct stat st;
 
-	if (!realpath(path, folder) || stat(folder, &st))
+	if (!realpath(path, real) || stat(real, &st))
 		return hv_fail_errno(err, "%s: cannot open it", path);
 	if (!S_ISDIR(st.st_mode))
-		*strrchr(folder, '/') = '\0';
-	if (in_export(folder))
-		*strrchr(folder, '/') = '\0';
-	if (!*folder)
-		memcpy(folder, "/", 2);
+		*strrchr(real, '/') = '\0';
+	if (in_export(real))
+		*strrchr(real, '/') = '\0';
+	if ((size_t)snprintf(folder, size, "%s", *real ? real : "/") >= size)
+		return hv_fail(err, ENAMETOOLONG, "%s: the path is too long", path);
 	return 0;
 }
 
 static int set_folder(struct hv_appliance *a, const char *path, struct hv_error *err)
 {
 	char folder[PATH_MAX];
-	int rc = hv_appliance_folder(path, folder, err);
+	int rc = hv_appliance_folder(path, folder, sizeof(folder), err);
 
 	if (rc)
 		return rc;

@@ -59,7 +59,7 @@ static int64_t read_next(struct unpack *u)
 {
 	const struct hv_appliance_options *o = &u->a->options;
 	const struct hv_appliance_part *p = &u->drive->part[u->part];
-	size_t n;
+	uint64_t n;
 	int rc;
 
 	if (u->part == u->drive->parts)
@@ -69,7 +69,8 @@ static int64_t read_next(struct unpack *u)
 	rc = u->in < 0 ? open_part(u, p) : 0;
 	if (rc)
 		return rc;
-	n = p->length - u->in_part < CHUNK ? (size_t)(p->length - u->in_part) : CHUNK;
+	n = p->length - u->in_part;
+	n = n < CHUNK ? n : CHUNK;
 	rc = hv_pread_full(u->in, u->chunk, n, p->at + u->in_part);
 	if (rc)
 		return hv_fail(u->err, rc == -ENODATA ? EIO : -rc, "%s: cannot read it at byte %llu", p->path,

@@ -320,7 +320,9 @@ static int in_pieces(struct hv_ovf *o, struct hv_appliance_drive *d, const struc
 		return 0;
 	}
 	s.part = calloc(PIECES_MAX + 1, sizeof(*s.part));
-	rc = s.part ? find_pieces(&s) : no_room(o);
+	if (!s.part)
+		return no_room(o);
+	rc = find_pieces(&s);
 	if (!rc && s.count) {
 		struct hv_appliance_part *kept = hv_appliance_alloc(o->a, s.count * sizeof(*kept));
 
