@@ -10,7 +10,7 @@
 static void HV_PRINTF(4, 0)
 	fill(struct hv_error *err, int errnum, enum hv_exit_status status, const char *fmt, va_list ap)
 {
-	char text[sizeof(err->text)]; /* apart, as the arguments may well hold err->text itself */
+	char text[HV_ERROR_TEXT]; /* apart, as the arguments may well hold err->text itself */
 
 	if (!err)
 		return;
@@ -68,7 +68,7 @@ int hv_fail_errno(struct hv_error *err, const char *fmt, ...)
 
 void hv_error_prefix(struct hv_error *err, const char *fmt, ...)
 {
-	char text[sizeof(err->text)];
+	char text[HV_ERROR_TEXT];
 	size_t used, rest;
 	va_list ap;
 

@@ -18,10 +18,12 @@ enum hv_exit_status {
 	HV_EXIT_TIMEOUT = 124,
 };
 
+#define HV_ERROR_TEXT 512 /* bytes of a sentence, its end included */
+
 struct hv_error {
 	int code;                   /* negative errno of the last failure, 0 when none */
 	enum hv_exit_status status; /* the exit status a tool should end with; HV_EXIT_FAILED by default */
-	char text[512];             /* one sentence, no newline at the end; always terminated */
+	char text[HV_ERROR_TEXT];   /* one sentence, no newline at the end; always terminated */
 };
 
 HV_API_BEGIN

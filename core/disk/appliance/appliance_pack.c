@@ -47,7 +47,9 @@ static int open_part(struct unpack *u, const struct hv_appliance_part *p)
 static void keep_trailer(struct unpack *u, size_t n)
 {
 	if (n >= TRAILER) {
-		memcpy(u->trailer, u->chunk + n - TRAILER, TRAILER);
+		size_t from = n - TRAILER;
+
+		memcpy(u->trailer, u->chunk + from, TRAILER);
 		return;
 	}
 	memmove(u->trailer, u->trailer + n, TRAILER - n);
@@ -59,7 +61,7 @@ static int64_t read_next(struct unpack *u)
 {
 	const struct hv_appliance_options *o = &u->a->options;
 	const struct hv_appliance_part *p = &u->drive->part[u->part];
-	uint64_t n;
+	uint64_t n, at;
 	int rc;
 
 	if (u->part == u->drive->parts)
@@ -71,10 +73,11 @@ static int64_t read_next(struct unpack *u)
 		return rc;
 	n = p->length - u->in_part;
 	n = n < CHUNK ? n : CHUNK;
-	rc = hv_pread_full(u->in, u->chunk, n, p->at + u->in_part);
+	at = p->at + u->in_part;
+	rc = hv_pread_full(u->in, u->chunk, n, at);
 	if (rc)
 		return hv_fail(u->err, rc == -ENODATA ? EIO : -rc, "%s: cannot read it at byte %llu", p->path,
-			       (unsigned long long)(p->at + u->in_part));
+			       (unsigned long long)at);
 	keep_trailer(u, n);
 	u->in_part += n;
 	u->done += n;
