@@ -4,48 +4,24 @@ Texts are in labNN/hints.ini and labNN/diagnoses.ini (the kit's own: kit/diagnos
 Nothing is graded here: what failed comes from the last grading's result. How many hints of a task were told is kept in
 a small file of the work folder; a student who deletes it starts again, which is no harm.
 """
-import configparser
 import difflib
 import json
+import os
 import re
 import shutil
 import textwrap
-from pathlib import Path
 
+from kit import lab as labs
 from kit.report import clean, replace_file
-
-
-def read_ini(path):
-    """An .ini file whose values are prose: no interpolation, comments on lines of their own. {} when there is none."""
-    ini = configparser.RawConfigParser(comment_prefixes=("#", ";"), inline_comment_prefixes=None, strict=True)
-    ini.optionxform = str
-    ini.read(path, encoding="utf-8")
-    return {name: dict(ini[name]) for name in ini.sections()}
-
-
-def prose(text):
-    """A value that went over several lines, as one."""
-    return " ".join(text.split())
 
 
 def wrap(text, indent=""):
     width = min(shutil.get_terminal_size((100, 24)).columns, 100) - 1
-    return textwrap.fill(clean(prose(text)), width, initial_indent=indent, subsequent_indent=indent,
+    return textwrap.fill(clean(" ".join(text.split())), width, initial_indent=indent, subsequent_indent=indent,
                          break_long_words=False, break_on_hyphens=False)
 
 
 # --- explain ------------------------------------------------------------------------------------------------------------
-def diagnoses(labs):
-    """{id: {"id", "lab", "seen", "why", "read"}} of the kit (lab None) and of every lab that is there."""
-    labs = Path(labs)
-    found = {}
-    for path in (labs / "kit/diagnoses.ini", *sorted(labs.glob("lab[0-9][0-9]/diagnoses.ini"))):
-        lab = int(path.parent.name[3:]) if path.parent.name.startswith("lab") else None
-        for ident, entry in read_ini(path).items():
-            found.setdefault(ident, {"id": ident, "lab": lab, **{k: prose(v) for k, v in entry.items()}})
-    return found
-
-
 def without_braces(text):
     """{base:#x} has nothing to fill it here: <base>. Doubled braces are braces."""
     text = re.sub(r"(?<!\{)\{(\w+)[^{}]*\}(?!\})", r"<\1>", text)
@@ -53,16 +29,16 @@ def without_braces(text):
 
 
 def where(entry):
-    return f"lab {entry['lab']}" if entry["lab"] else "any lab"
+    return f"lab {entry.lab}" if entry.lab else "any lab"
 
 
 def list_diagnoses(known):
     lines, last = [], 0
-    for entry in sorted(known.values(), key=lambda e: (e["lab"] or 0, e["id"])):
-        if entry["lab"] != last:
-            last = entry["lab"]
+    for entry in sorted(known.values(), key=lambda e: (e.lab or 0, e.id)):
+        if entry.lab != last:
+            last = entry.lab
             lines.append(f"{where(entry).capitalize()}:")
-        lines.append(f"  {entry['id']}")
+        lines.append(f"  {entry.id}")
     return "\n".join(lines + ["hvlab explain ID tells what one of them means."])
 
 
@@ -72,9 +48,9 @@ def near(ident, known):
     return list(dict.fromkeys(difflib.get_close_matches(ident, sorted(known), 4, 0.6) + part))[:6]
 
 
-def explain(labs, ident=None, last=()):
+def explain(tree, ident=None, last=()):
     """(text, exit status) of `hvlab explain [ID]`. last: results of the last gradings, to tell what was seen there."""
-    known = diagnoses(labs)
+    known = labs.all_diagnoses(tree)
     if not ident:
         return list_diagnoses(known), 0
     wanted = ident.strip().upper().replace("-", "_")
@@ -83,11 +59,11 @@ def explain(labs, ident=None, last=()):
         meant = f"Did you mean {' or '.join(close)}?" if close else "hvlab explain lists them all."
         return f"There is no diagnosis {clean(ident)[:60]}. {meant}", 1
     entry = known[wanted]
-    lines = [f"{wanted} ({where(entry)})", "", "What was seen:", wrap(without_braces(entry.get("seen", "")), "  ")]
+    lines = [f"{wanted} ({where(entry)})", "", "What was seen:", wrap(without_braces(entry.seen), "  ")]
     for test, diagnosis in seen_before(last, wanted):
         lines.append(wrap(f"In your last grading, {test}: {diagnosis['seen']}", "  "))
-    lines += ["", "Why:", wrap(without_braces(entry.get("why", "")), "  "),
-              "", "Read:", wrap(without_braces(entry.get("read", "")), "  ")]
+    lines += ["", "Why:", wrap(entry.why, "  "),
+              "", "Read:", wrap(entry.read, "  ")]
     return "\n".join(lines), 0
 
 
@@ -103,19 +79,15 @@ def seen_before(results, ident):
 
 
 # --- hint ---------------------------------------------------------------------------------------------------------------
-def hints(folder):
-    """{task: [hint, ...]} from vague to plain, of a lab's folder."""
-    found = {}
-    for name, entry in read_ini(Path(folder) / "hints.ini").items():
-        if number := re.fullmatch(r"task\s+(\d+)", name):
-            found[int(number[1])] = [prose(text) for text in entry.values() if text.strip()]
-    return found
+def state_path(tree, number):
+    return os.path.join(tree.state, f"hints-lab{number:02d}.json")
 
 
 def read_state(path):
     """{task: number of hints told}. A damaged file counts as none."""
     try:
-        state = json.loads(Path(path).read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as file:
+            state = json.load(file)
         return {int(task): max(0, int(told)) for task, told in state["told"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
@@ -142,12 +114,10 @@ def pick_task(result, known):
     return min(tasks), "It is the first task that failed in the last grading."
 
 
-def hint(folder, number, state, result=None, task=None, everything=False):
-    """(text, exit status) of `hvlab hint N [--task M] [--all]`.
-
-    folder: the lab's; state: a file of the work folder that remembers what was told; result: of the last grading.
-    """
-    known = hints(folder)
+def hint(tree, number, result=None, task=None, everything=False):
+    """(text, exit status) of `hvlab hint N [--task M] [--all]`. result: of this lab's last grading, or None."""
+    known = labs.Lab(tree, number).hints()
+    state = state_path(tree, number)
     why = ""
     if task is None:
         task, why = pick_task(result, known)
@@ -169,5 +139,6 @@ def hint(folder, number, state, result=None, task=None, everything=False):
         lines += [f"hvlab explain {name} tells what was seen." for name in names]
     if not everything:
         told[task] = count
+        os.makedirs(os.path.dirname(state), exist_ok=True)
         replace_file(state, json.dumps({"told": {str(t): n for t, n in sorted(told.items())}}) + "\n")
     return "\n".join(lines), 0
