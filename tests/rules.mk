@@ -1,5 +1,5 @@
 # Tests. tests/ROOM/*.c make one Criterion program a room; tests/e2e holds scripts that drive the tools;
-# tests/check_*.sh look at the tree and at what was built; tests/fuzz/NAME.c are fuzz targets with their seeds in
+# tests/check_* look at the tree and at what was built; tests/fuzz/NAME.c are fuzz targets with their seeds in
 # tests/fuzz/seeds/NAME/; tests/bench measures. tests/run runs them all.
 UNIT_ROOMS := $(filter-out fuzz bench e2e shim,$(notdir $(patsubst %/,%,$(sort $(dir $(wildcard tests/*/*.c))))))
 UNIT_BINS  := $(addprefix $(BUILD)/tests/unit-,$(UNIT_ROOMS))
