@@ -187,7 +187,7 @@ def arguments(tree):
     start.add_argument("--again", action="store_true", help="replace your files; they are kept beside as FILE.bak")
     run = command("run", do_run, "build hvrun with your files and run a guest", lab_number)
     run.add_argument("--guest", metavar="G", help="an image, or the name of one of guests/images")
-    run.add_argument("--trace", metavar="FILE", nargs="?", const="", help="record the exits (default: trace.json)")
+    run.add_argument("--trace", metavar="FILE", nargs="?", const="", help="record the exits (default: hvrun.trace)")
     run.add_argument("--my-own", action="store_true", help="link all of your files, not only this lab's")
     run.add_argument("--only-build", metavar="FILE", help="write the program there and run nothing")
     run.add_argument("--work", metavar="DIR", help=argparse.SUPPRESS)
