@@ -4,8 +4,6 @@
  * each 32nd part of one. Each entry is checked before it is followed. Rules: the qcow2 specification (QEMU's
  * docs/interop/qcow2), "Cluster mapping" and "Extended L2 entries".
  */
-#include <string.h>
-
 #include "disk/qcow2/qcow2.h"
 
 #define PIECES_MAX 64 /* that one look at the map puts together, each a page's at most */
