@@ -121,8 +121,9 @@ def refused(answer):
     return answer.rc == EBADMSG and answer.get("unsafe")
 
 
-def check_refusals(t, twin, cases):
-    """Each case is (image, id, seen). The sound twin must be taken, each case refused as damaged."""
+def check_refusals(t, twin, cases, share=1.0):
+    """Each case is (image, id, seen). The sound twin must be taken, each case refused as damaged, each for its part of
+    share."""
     run = try_open(t, [twin] + [image for image, _, _ in cases])
     t.require(run.answers and run.answers[0].rc == 0, "SOUND_IMAGE_REFUSED", what="the sound twin",
               rc=run.answers[0].rc if run.answers else None,
@@ -138,7 +139,7 @@ def check_refusals(t, twin, cases):
         failed = failed or (name, {"rc": rc, **seen})
         if crashed:
             break
-    t.credit(good / len(cases))
+    t.credit(share * good / len(cases))
     if failed:
         t.fail(failed[0], **failed[1])
 
@@ -396,25 +397,24 @@ def segments_that_share_memory_are_refused(t):
     """Two segments that want the same byte are refused; neighbours are not."""
     base = page(t, 0x110, 0x180)
 
-    def pair(at, size, file=16):
-        """A segment of 0x1000 bytes at base, and one more."""
-        image = Image(64)
+    def pair(at, size, turned=False):
+        """A segment of 0x1000 bytes at base, and one more behind or before it in the table."""
+        image = Image(64, entry=base)
         image.load(some_bytes(t, 64), base, memsz=0x1000)
-        image.load(some_bytes(t, file), at, vaddr=0x40000000, memsz=size)
-        if t.random.random() < 0.5:
+        image.load(some_bytes(t, 16), at, vaddr=0x40000000, memsz=size)
+        if turned:
             image.headers.reverse()
-            image.head["entry"] = base
         return image
 
     places = [(base, 0x1000), (base + 0xFFF, 16), (base - 15, 16), (base + t.random.randrange(1, 0xE00), 0x100),
               (base - 0x1000, 0x3000)]
-    cases = [(pair(at, size), "SEGMENTS_OVERLAP_ACCEPTED",
+    cases = [(pair(at, size, turned), "SEGMENTS_OVERLAP_ACCEPTED",
               {"first": f"{base:#x} to {base + 0xfff:#x}", "second": f"{at:#x} to {at + size - 1:#x}"})
-             for at, size in places]
-    neighbours = try_open(t, [pair(base + 0x1000, 16), pair(base - 16, 16), pair(base - 0x2000, 16)])
+             for at, size in places for turned in (False, True)]
+    check_refusals(t, pair(base + 0x4000, 16), cases, share=0.7)
+    neighbours = try_open(t, [pair(base + 0x1000, 16), pair(base - 16, 16), pair(base - 16, 16, True)])
     for answer in neighbours.answers:
         t.require(answer.rc == 0, "NEIGHBOURS_REFUSED", error=answer.error)
-    check_refusals(t, pair(base + 0x4000, 16), cases)
 
 
 # --- task 6: all before the first ---
@@ -469,6 +469,6 @@ def the_top_of_the_address_space_is_no_wrap(t):
     run = try_open(t, images)
     hostile = one_segment(t, vaddr=TOP64 - 255, memsz=256)
     check_refusals(t, one_segment(t), [(hostile, "PADDR_WRAPS", {"which": "p_vaddr", "at": hexed(TOP64 - 255),
-                                                                 "memsz": "0x100", "bits": 64})])
+                                                                 "memsz": "0x100", "bits": 64})], share=0)
     for answer in run.answers:
         t.require(answer.rc == 0, "TOP_TAKEN_FOR_WRAP", error=answer.error)
