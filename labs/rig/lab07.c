@@ -36,7 +36,8 @@ static int irq_route(struct rig *rig, int count, char **words)
 		unsigned long long address;
 		unsigned pin, data, masked;
 
-		if (sscanf(words[i], "%u,%lli,%i,%u", &pin, (long long *)&address, (int *)&data, &masked) != 4)
+		if (sscanf(words[i], "%u,%lli,%i,%u", &pin, (long long *)&address, (int *)&data, &masked) !=
+		    4)
 			return RIG_USAGE;
 		routes[i - 1] = (struct hv_irq_route){
 			.pin = pin, .address = address, .data = data, .masked = masked != 0};
