@@ -56,22 +56,24 @@ static void unclaimed(struct hv_cpu *cpu, struct hv_exit_record *rec, bool pio)
 static void exit_io(struct hv_cpu *cpu, struct hv_exit_record *rec)
 {
 	struct kvm_run *run = cpu->vcpu.run;
-	uint8_t *data = (uint8_t *)run + run->io.data_offset;
 	bool out = run->io.direction == KVM_EXIT_IO_OUT;
 	int rc = 0;
 
 	/* hv:solution lab=2 task=4 */
-	for (uint32_t i = 0; i < run->io.count; i++, data += run->io.size) {
-		int one = out ? hv_bus_write(&cpu->machine->pio, run->io.port, data, run->io.size)
-			      : hv_bus_read(&cpu->machine->pio, run->io.port, data, run->io.size);
+	uint8_t *data = (uint8_t *)run + run->io.data_offset;
+
+	for (uint32_t i = 0; i < run->io.count; i++) {
+		uint8_t *unit = data + (size_t)i * run->io.size;
+		int one = out ? hv_bus_write(&cpu->machine->pio, run->io.port, unit, run->io.size)
+			      : hv_bus_read(&cpu->machine->pio, run->io.port, unit, run->io.size);
 		rc = one ? one : rc;
 	}
+	memcpy(&rec->value, data, run->io.size); /* what a trace shows: the first of them */
 	/* hv:end */
 	rec->addr = run->io.port;
 	rec->size = run->io.size;
 	rec->count = run->io.count;
 	rec->write = out;
-	memcpy(&rec->value, data - (size_t)run->io.size * run->io.count, run->io.size);
 	if (rc)
 		unclaimed(cpu, rec, true);
 }
