@@ -59,7 +59,7 @@ RUN = tests/run --build $(BUILD) $(if $(SAN),--san $(SAN)) $(addprefix --only ,$
 .PHONY: unit replay fuzz fuzz-bins e2e check test test-bins bench bench-bins lint format
 unit: $(UNIT_BINS) ## Build the unit tests (build/tests/unit-ROOM)
 replay: $(REPLAY_BINS)
-test-bins: tools guests unit replay $(E2E_BINS) $(if $(SAN),,libs)
+test-bins: tools guests labs unit replay $(E2E_BINS) $(if $(SAN),,libs)
 
 # `make test` may have to install packages first; what pkg-config says is read when make starts, so it starts anew.
 test: ## Install what is missing, build, and run all tests in parallel
@@ -67,7 +67,7 @@ test: ## Install what is missing, build, and run all tests in parallel
 	@$(MAKE) --no-print-directory $(ALL_CPUS) test-bins
 	@CC="$(CC)" $(RUN)
 
-e2e: tools guests $(E2E_BINS) ## Run the end-to-end tests only
+e2e: tools guests labs $(E2E_BINS) ## Run the end-to-end tests only
 	@CC="$(CC)" $(RUN) --kind e2e
 check: libs ## Run the checks of tree, symbols and headers only
 	@CC="$(CC)" $(RUN) --kind check

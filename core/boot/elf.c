@@ -91,6 +91,7 @@ static int check_machine(const struct hv_elf *elf, const GElf_Ehdr *ehdr, struct
 /* libelf cuts a table that the file is too short for, without a word; so its place is checked here. */
 static int check_table(struct hv_elf *elf, const GElf_Ehdr *ehdr, struct hv_error *err)
 {
+	/* hv:solution lab=5 task=1 */
 	size_t entry = elf->is64 ? sizeof(Elf64_Phdr) : sizeof(Elf32_Phdr);
 
 	if (ehdr->e_phnum == 0)
@@ -116,6 +117,7 @@ static int check_table(struct hv_elf *elf, const GElf_Ehdr *ehdr, struct hv_erro
 	elf->phentsize = ehdr->e_phentsize;
 	elf->entry = ehdr->e_entry;
 	return 0;
+	/* hv:end */
 }
 
 static int read_headers(struct hv_elf *elf, struct hv_error *err)
@@ -146,9 +148,11 @@ static int read_headers(struct hv_elf *elf, struct hv_error *err)
 /* Does [at, at + size) end inside the address space? Ending exactly at its top is no wrap. */
 static bool wraps(const struct hv_elf *elf, uint64_t at, uint64_t size)
 {
+	/* hv:solution lab=5 task=4 */
 	uint64_t top = elf->is64 ? UINT64_MAX : UINT32_MAX;
 
 	return size > 0 && (at > top || size - 1 > top - at);
+	/* hv:end */
 }
 
 static int check_segment(const struct hv_elf *elf, unsigned i, struct hv_error *err)
@@ -163,7 +167,7 @@ static int check_segment(const struct hv_elf *elf, unsigned i, struct hv_error *
 			       elf->path, i, phdr_offset(elf, i));
 	if (ph->p_type != PT_LOAD && ph->p_type != PT_NOTE)
 		return 0;
-	/* hv:solution lab=5 task=1 */
+	/* hv:solution lab=5 task=4 */
 	if (!hv_inside(ph->p_offset, ph->p_filesz, elf->size))
 		return bad_phdr(elf, i, "describes bytes past the file's end", err);
 	if (ph->p_type == PT_NOTE)
@@ -184,24 +188,29 @@ static bool loads(const GElf_Phdr *ph)
 	return ph->p_type == PT_LOAD && ph->p_memsz > 0;
 }
 
-/* No byte of guest memory has two sources. Nothing wraps any more, and what ends at 2^64 compares right by
- * last byte. */
+/* Do two segments want the same byte? Nothing wraps any more, and what ends at 2^64 compares right by last
+ * byte. */
+static bool overlap(const GElf_Phdr *a, const GElf_Phdr *b)
+{
+	/* hv:solution lab=5 task=5 */
+	return loads(a) && loads(b) && a->p_paddr <= b->p_paddr + (b->p_memsz - 1) &&
+	       b->p_paddr <= a->p_paddr + (a->p_memsz - 1);
+	/* hv:end */
+}
+
+/* No byte of guest memory has two sources, and there is one at all. */
 static int check_overlaps(const struct hv_elf *elf, struct hv_error *err)
 {
 	unsigned found = 0;
 
-	/* hv:solution lab=5 task=2 */
 	for (unsigned i = 0; i < elf->phnum; i++) {
 		const GElf_Phdr *a = &elf->phdr[i];
 
-		if (!loads(a))
-			continue;
-		found++;
+		found += loads(a);
 		for (unsigned j = 0; j < i; j++) {
 			const GElf_Phdr *b = &elf->phdr[j];
 
-			if (!loads(b) || a->p_paddr > b->p_paddr + (b->p_memsz - 1) ||
-			    b->p_paddr > a->p_paddr + (a->p_memsz - 1))
+			if (!overlap(a, b))
 				continue;
 			return hv_fail_unsafe(err,
 					      "%s: program headers %u at offset 0x%" PRIx64
@@ -211,7 +220,6 @@ static int check_overlaps(const struct hv_elf *elf, struct hv_error *err)
 					      a->p_paddr > b->p_paddr ? a->p_paddr : b->p_paddr);
 		}
 	}
-	/* hv:end */
 	if (!found)
 		return hv_fail_unsafe(
 			err, "%s: none of the %u program headers at offset 0x%" PRIx64 " is to be loaded",
@@ -240,35 +248,46 @@ int hv_elf_open(struct hv_elf *elf, const char *path, const void *data, size_t s
 /* One segment: the file's bytes, then zeros up to p_memsz (.bss). */
 static int load_segment(const struct hv_elf *elf, const struct hv_memory *mem, const GElf_Phdr *ph)
 {
-	int rc = -ENOSYS;
+	/* hv:solution lab=5 task=2 */
+	int rc = hv_memory_write(mem, ph->p_paddr, elf->data + ph->p_offset, ph->p_filesz);
 
-	/* hv:solution lab=5 task=3 */
-	rc = hv_memory_write(mem, ph->p_paddr, elf->data + ph->p_offset, ph->p_filesz);
 	if (!rc)
 		rc = hv_boot_zero(mem, ph->p_paddr + ph->p_filesz, ph->p_memsz - ph->p_filesz);
-	/* hv:end */
 	return rc;
+	/* hv:end */
 }
 
-int hv_elf_load(const struct hv_elf *elf, const struct hv_memory *mem, enum hv_entry_mode mode, uint64_t *end,
-		struct hv_error *err)
+/* All segments are checked before the first is written, so a refused image leaves no half of itself behind.
+ * *end becomes the first byte above the highest. */
+static int check_places(const struct hv_elf *elf, const struct hv_memory *mem, enum hv_entry_mode mode,
+			uint64_t *end, struct hv_error *err)
 {
-	char what[64];
-	int rc = 0;
-
-	/* All are checked before the first is written: a refused image leaves no half of itself behind. */
 	*end = 0;
-	for (unsigned i = 0; !rc && i < elf->phnum; i++) {
+	/* hv:solution lab=5 task=6 */
+	for (unsigned i = 0; i < elf->phnum; i++) {
 		const GElf_Phdr *ph = &elf->phdr[i];
+		char what[64];
+		int rc;
 
 		if (!loads(ph))
 			continue;
 		snprintf(what, sizeof(what), "program header %u at offset 0x%" PRIx64, i,
 			 phdr_offset(elf, i));
 		rc = hv_boot_check_range(mem, mode, elf->path, what, ph->p_paddr, ph->p_memsz, err);
-		if (!rc && ph->p_paddr + ph->p_memsz > *end)
+		if (rc)
+			return rc;
+		if (ph->p_paddr + ph->p_memsz > *end)
 			*end = ph->p_paddr + ph->p_memsz;
 	}
+	/* hv:end */
+	return 0;
+}
+
+int hv_elf_load(const struct hv_elf *elf, const struct hv_memory *mem, enum hv_entry_mode mode, uint64_t *end,
+		struct hv_error *err)
+{
+	int rc = check_places(elf, mem, mode, end, err);
+
 	for (unsigned i = 0; !rc && i < elf->phnum; i++)
 		if (loads(&elf->phdr[i]) && load_segment(elf, mem, &elf->phdr[i]))
 			rc = bad_phdr(elf, i, "cannot be copied to guest memory", err);
@@ -285,7 +304,7 @@ bool hv_elf_supplies(const struct hv_elf *elf, uint64_t gpa)
 
 int hv_elf_entry(const struct hv_elf *elf, uint64_t *gpa, struct hv_error *err)
 {
-	/* hv:solution lab=5 task=4 */
+	/* hv:solution lab=5 task=3 */
 	/* e_entry is virtual, and paging maps each address to itself: enter where the segment has been put.
 	 */
 	for (unsigned i = 0; i < elf->phnum; i++) {

@@ -4,34 +4,13 @@
  * whatever state the guest had.
  *
  * May call longmode.c and kvm/vcpu.h.
- * Rules: SDM vol. 3A, 10.1.1 (state after reset) and 21.1 of vol. 3B (real mode); boot.h.
+ * Rules: SDM vol. 3A, 10.1.1 (state after reset); boot.h.
  */
 #include <string.h>
 
 #include "boot/layout.h"
 
 #define RFLAGS_FIXED 0x2 /* bit 1 is always set; IF, TF, DF and the rest are clear */
-
-#define CR0_ET (1ull << 4)
-
-/* Real mode: base is sixteen times the selector, limits are 64 KiB, all segments can be written. */
-static struct kvm_segment real_segment(uint8_t type)
-{
-	return (struct kvm_segment){.limit = 0xffff, .type = type, .present = 1, .s = 1};
-}
-
-static void real_setup(struct kvm_sregs *sregs)
-{
-	sregs->cs = real_segment(11);
-	sregs->ds = real_segment(3);
-	sregs->es = sregs->fs = sregs->gs = sregs->ss = sregs->ds;
-	sregs->tr = (struct kvm_segment){.limit = 0xffff, .type = 11, .present = 1};
-	sregs->ldt = (struct kvm_segment){.limit = 0xffff, .type = 2, .present = 1};
-	sregs->gdt = (struct kvm_dtable){.limit = 0xffff};
-	sregs->idt = (struct kvm_dtable){.limit = 0x3ff}; /* the interrupt vectors, at 0 */
-	sregs->cr0 = CR0_ET;
-	sregs->cr3 = sregs->cr4 = sregs->efer = 0;
-}
 
 static uint64_t memory_top(const struct hv_memory *mem)
 {
@@ -45,7 +24,7 @@ static int set_mode(enum hv_entry_mode mode, struct hv_memory *mem, struct kvm_s
 {
 	switch (mode) {
 	case HV_ENTRY_REAL:
-		real_setup(sregs);
+		hv_vcpu_real_mode(sregs);
 		return 0;
 	case HV_ENTRY_PROTECTED:
 		return hv_protected_setup(mem, sregs, err);

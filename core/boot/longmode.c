@@ -57,10 +57,41 @@
 #define EFER_LME (1ull << 8)  /* long mode asked for */
 #define EFER_LMA (1ull << 10) /* and active, since paging is on */
 
+/* Code or data over all 4 GiB; in 64-bit mode the CPU ignores base and limit, but entry checks don't. */
+static struct kvm_segment flat_segment(unsigned index, uint8_t type, bool code64)
+{
+	struct kvm_segment s = {.selector = (uint16_t)(index * 8)};
+
+	/* hv:solution lab=4 task=1 */
+	s.limit = 0xffffffff;
+	s.type = type;
+	s.present = 1;
+	s.s = 1;
+	s.g = 1;
+	s.l = code64;
+	s.db = !code64; /* 64-bit code has L set and D clear; both set is reserved */
+	/* hv:end */
+	return s;
+}
+
+static void set_segments(struct kvm_sregs *sregs, bool code64, uint64_t tss)
+{
+	/* hv:solution lab=4 task=1 */
+	sregs->cs = flat_segment(GDT_CODE, TYPE_CODE, code64);
+	sregs->ds = flat_segment(GDT_DATA, TYPE_DATA, false);
+	sregs->es = sregs->fs = sregs->gs = sregs->ss = sregs->ds;
+	sregs->tr = (struct kvm_segment){
+		.selector = GDT_TSS * 8, .base = tss, .limit = TSS_LIMIT, .type = TYPE_TSS, .present = 1};
+	sregs->ldt = (struct kvm_segment){.type = TYPE_LDT, .unusable = 1};
+	/* hv:end */
+	sregs->gdt = (struct kvm_dtable){.base = GDT_ADDR, .limit = GDT_ENTRIES * 8 - 1};
+	sregs->idt = (struct kvm_dtable){.base = 0, .limit = 0}; /* none: an exception is a triple fault */
+}
+
 /* The eight bytes that the CPU would load this segment register from. */
 static uint64_t descriptor(const struct kvm_segment *s)
 {
-	/* hv:solution lab=4 task=1 */
+	/* hv:solution lab=4 task=2 */
 	uint64_t limit = s->g ? s->limit >> 12 : s->limit;
 
 	return (limit & 0xffff) | (s->base & 0xffffff) << 16 | (uint64_t)s->type << 40 |
@@ -68,35 +99,6 @@ static uint64_t descriptor(const struct kvm_segment *s)
 	       (limit >> 16 & 0xf) << 48 | (uint64_t)s->l << 53 | (uint64_t)s->db << 54 |
 	       (uint64_t)s->g << 55 | (s->base >> 24 & 0xff) << 56;
 	/* hv:end */
-}
-
-/* Code or data over all 4 GiB; in 64-bit mode the CPU ignores base and limit, but entry checks don't. */
-static struct kvm_segment flat_segment(unsigned index, uint8_t type, bool code64)
-{
-	return (struct kvm_segment){
-		.selector = (uint16_t)(index * 8),
-		.limit = 0xffffffff,
-		.type = type,
-		.present = 1,
-		.s = 1,
-		.g = 1,
-		.l = code64,
-		.db = !code64, /* 64-bit code has L set and D clear; both set is reserved */
-	};
-}
-
-static void set_segments(struct kvm_sregs *sregs, bool code64, uint64_t tss)
-{
-	/* hv:solution lab=4 task=2 */
-	sregs->cs = flat_segment(GDT_CODE, TYPE_CODE, code64);
-	sregs->ds = flat_segment(GDT_DATA, TYPE_DATA, false);
-	sregs->es = sregs->fs = sregs->gs = sregs->ss = sregs->ds;
-	sregs->tr = (struct kvm_segment){
-		.selector = GDT_TSS * 8, .base = tss, .limit = TSS_LIMIT, .type = TYPE_TSS, .present = 1};
-	sregs->ldt = (struct kvm_segment){.type = TYPE_LDT, .unusable = 1};
-	sregs->gdt = (struct kvm_dtable){.base = GDT_ADDR, .limit = GDT_ENTRIES * 8 - 1};
-	sregs->idt = (struct kvm_dtable){.base = 0, .limit = 0}; /* none: an exception is a triple fault */
-								 /* hv:end */
 }
 
 /* The GDT says what the segment registers say, so that a kernel may reload them. */
@@ -109,10 +111,12 @@ static int write_gdt(const struct hv_memory *mem, const struct kvm_sregs *sregs,
 			       "No RAM at 0x%llx for the GDT; give the VM at least 256 KiB (--mem)",
 			       GDT_ADDR);
 	memset(page, 0, HV_PAGE_SIZE);
+	/* hv:solution lab=4 task=2 */
 	hv_put_le64(page + GDT_CODE * 8, descriptor(&sregs->cs));
 	hv_put_le64(page + GDT_DATA * 8, descriptor(&sregs->ds));
 	hv_put_le64(page + GDT_TSS * 8, descriptor(&sregs->tr));
 	hv_put_le64(page + GDT_TSS * 8 + 8, sregs->tr.base >> 32);
+	/* hv:end */
 	/* The I/O bitmap would start past the limit, so there is none: at CPL 3 ports follow IOPL alone. */
 	hv_put_le16(page + (TSS_ADDR - GDT_ADDR) + 0x66, TSS_LIMIT + 1);
 	return 0;
@@ -164,13 +168,15 @@ int hv_longmode_setup(struct hv_memory *mem, uint64_t map_size, struct kvm_sregs
 	rc = write_gdt(mem, sregs, err);
 	if (!rc)
 		rc = write_page_tables(mem, gibs, err);
+	if (rc)
+		return rc;
 	/* hv:solution lab=4 task=4 */
 	sregs->cr3 = PML4_ADDR;
 	sregs->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
 	sregs->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
 	sregs->efer = EFER_LME | EFER_LMA;
+	return 0;
 	/* hv:end */
-	return rc;
 }
 
 int hv_protected_setup(struct hv_memory *mem, struct kvm_sregs *sregs, struct hv_error *err)

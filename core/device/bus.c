@@ -1,7 +1,7 @@
 /*
  * A bus: which device answers at which address. Ports and memory-mapped registers have one each, of the same
  * kind. It knows devices only through their operations; nothing here depends on KVM. Rules: SDM vol. 1, 19.3
- * (ports are byte-addressed, wider accesses cover several), 19.6 (an access nobody claims).
+ * (ports are byte-addressed, wider accesses cover several).
  */
 #include <string.h>
 

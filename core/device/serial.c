@@ -115,14 +115,19 @@ static struct hv_serial *serial_of(struct hv_device *dev)
 static unsigned trigger_level(const struct hv_serial *s)
 {
 	static const uint8_t levels[] = {1, 4, 8, 14};
+	unsigned level = 1;
 
-	return s->fcr & FCR_ENABLE ? levels[s->fcr >> FCR_TRIGGER_SHIFT] : 1;
+	/* hv:solution lab=6 task=4 */
+	if (s->fcr & FCR_ENABLE)
+		level = levels[s->fcr >> FCR_TRIGGER_SHIFT];
+	/* hv:end */
+	return level;
 }
 
 /* The enabled reason of highest priority, as IIR tells it (data sheet, interrupt control functions). */
 static uint8_t interrupt_reason(const struct hv_serial *s)
 {
-	/* hv:solution lab=6 task=1 */
+	/* hv:solution lab=6 task=5 */
 	if (s->ier & IER_LINE && s->overrun)
 		return IIR_LINE;
 	if (s->ier & IER_RECEIVED && s->fifo_count >= trigger_level(s))
@@ -165,14 +170,16 @@ static unsigned receiver_size(const struct hv_serial *s)
 
 static void push(struct hv_serial *s, uint8_t byte)
 {
+	/* hv:solution lab=6 task=3 */
 	s->fifo[(s->fifo_head + s->fifo_count++) % FIFO_SIZE] = byte;
+	/* hv:end */
 }
 
 /* A byte from the transmitter in loopback. With a full FIFO the byte is lost; RBR alone is overwritten by it.
  */
 static void receive_loopback(struct hv_serial *s, uint8_t byte)
 {
-	/* hv:solution lab=6 task=2 */
+	/* hv:solution lab=6 task=3 */
 	if (s->fifo_count < receiver_size(s)) {
 		push(s, byte);
 		return;
@@ -201,17 +208,17 @@ static uint8_t read_received(struct hv_serial *s)
 	bool timed_out = interrupt_reason(s) == IIR_TIMEOUT;
 	uint8_t byte = 0;
 
-	/* hv:solution lab=6 task=2 */
+	/* hv:solution lab=6 task=3 */
 	if (s->fifo_count > 0) {
 		byte = s->fifo[s->fifo_head];
 		s->fifo_head = (s->fifo_head + 1) % FIFO_SIZE;
 		s->fifo_count--;
 	}
+	/* hv:end */
 	/* A read ends one timeout and starts the next, which an edge-triggered controller must see as a new
 	 * edge. */
 	if (timed_out)
 		drive_line(s, false);
-	/* hv:end */
 	return byte;
 }
 
@@ -250,7 +257,7 @@ size_t hv_serial_input(void *dev, const uint8_t *data, size_t count)
  */
 static void transmit(struct hv_serial *s, uint8_t byte)
 {
-	/* hv:solution lab=6 task=3 */
+	/* hv:solution lab=6 task=2 */
 	s->thr_empty_event = false;
 	update_line(s);
 	if (s->mcr & MCR_LOOPBACK)
@@ -265,7 +272,7 @@ static void transmit(struct hv_serial *s, uint8_t byte)
  * those of a host that is always there and always ready. */
 static uint8_t modem_lines(const struct hv_serial *s)
 {
-	/* hv:solution lab=6 task=4 */
+	/* hv:solution lab=6 task=6 */
 	if (!(s->mcr & MCR_LOOPBACK))
 		return MSR_CTS | MSR_DSR | MSR_DCD;
 	return (uint8_t)((s->mcr & MCR_RTS ? MSR_CTS : 0) | (s->mcr & MCR_DTR ? MSR_DSR : 0) |
@@ -273,27 +280,35 @@ static uint8_t modem_lines(const struct hv_serial *s)
 	/* hv:end */
 }
 
-static void write_mcr(struct hv_serial *s, uint8_t value)
+/* MSR's low half for lines that went from `before` to `now`. Of the ring only its end counts. */
+static uint8_t modem_changes(uint8_t before, uint8_t now)
 {
-	/* hv:solution lab=6 task=4 */
-	uint8_t before = modem_lines(s), changed;
+	/* hv:solution lab=6 task=6 */
+	uint8_t changed = before ^ now;
 
-	s->mcr = value & MCR_ALL;
-	changed = before ^ modem_lines(s);
-	s->modem_change |=
-		(uint8_t)((changed & MSR_CTS ? MSR_CTS_CHANGED : 0) |
-			  (changed & MSR_DSR ? MSR_DSR_CHANGED : 0) |
-			  (changed & before & MSR_RING ? MSR_RING_ENDED : 0) | /* only its end counts */
-			  (changed & MSR_DCD ? MSR_DCD_CHANGED : 0));
+	return (uint8_t)((changed & MSR_CTS ? MSR_CTS_CHANGED : 0) |
+			 (changed & MSR_DSR ? MSR_DSR_CHANGED : 0) |
+			 (changed & before & MSR_RING ? MSR_RING_ENDED : 0) |
+			 (changed & MSR_DCD ? MSR_DCD_CHANGED : 0));
 	/* hv:end */
 }
 
-static void write_ier(struct hv_serial *s, uint8_t value)
+static void write_mcr(struct hv_serial *s, uint8_t value)
 {
+	uint8_t before = modem_lines(s);
+
+	s->mcr = value & MCR_ALL;
+	s->modem_change |= modem_changes(before, modem_lines(s));
+}
+
+static void enable_interrupts(struct hv_serial *s, uint8_t value)
+{
+	/* hv:solution lab=6 task=5 */
 	/* Enabling the transmitter's interrupt while THR is empty interrupts at once: how drivers start to
 	 * send. */
 	if (value & ~s->ier & IER_THR_EMPTY)
 		s->thr_empty_event = true;
+	/* hv:end */
 	s->ier = value & IER_ALL;
 	s->listening |= s->ier & IER_RECEIVED;
 }
@@ -302,7 +317,7 @@ static void write_ier(struct hv_serial *s, uint8_t value)
  * FIFOs. */
 static void write_fcr(struct hv_serial *s, uint8_t value)
 {
-	/* hv:solution lab=6 task=5 */
+	/* hv:solution lab=6 task=4 */
 	if ((value ^ s->fcr) & FCR_ENABLE || (value & FCR_ENABLE && value & FCR_CLEAR_RECEIVER))
 		clear_receiver(s);
 	s->fcr = value & FCR_ENABLE ? value & FCR_KEPT : 0;
@@ -311,20 +326,65 @@ static void write_fcr(struct hv_serial *s, uint8_t value)
 
 /* --- the registers --- */
 
+static bool dlab(const struct hv_serial *s)
+{
+	return s->lcr & LCR_DLAB;
+}
+
+/* Offsets 0 and 1, behind which DLAB puts the divisor. */
+static uint8_t read_data(struct hv_serial *s)
+{
+	/* hv:solution lab=6 task=1 */
+	return dlab(s) ? (uint8_t)s->divisor : read_received(s);
+	/* hv:end */
+}
+
+static uint8_t read_ier(const struct hv_serial *s)
+{
+	/* hv:solution lab=6 task=1 */
+	return dlab(s) ? (uint8_t)(s->divisor >> 8) : s->ier;
+	/* hv:end */
+}
+
+static void write_data(struct hv_serial *s, uint8_t value)
+{
+	/* hv:solution lab=6 task=1 */
+	if (dlab(s))
+		s->divisor = (uint16_t)((s->divisor & 0xff00) | value);
+	else
+		transmit(s, value);
+	/* hv:end */
+}
+
+static void write_ier(struct hv_serial *s, uint8_t value)
+{
+	/* hv:solution lab=6 task=1 */
+	if (dlab(s))
+		s->divisor = (uint16_t)((s->divisor & 0x00ff) | value << 8);
+	else
+		enable_interrupts(s, value);
+	/* hv:end */
+}
+
 static uint8_t read_iir(struct hv_serial *s)
 {
 	uint8_t reason = interrupt_reason(s);
 
+	/* hv:solution lab=6 task=5 */
 	if (reason == IIR_THR_EMPTY)
 		s->thr_empty_event = false; /* having been told is what ends this one */
+	/* hv:end */
 	return reason | (s->fcr & FCR_ENABLE ? IIR_FIFOS_ON : 0);
 }
 
 static uint8_t read_lsr(struct hv_serial *s)
 {
-	uint8_t lsr = (uint8_t)(LSR_THR_EMPTY | LSR_IDLE | s->overrun | (s->fifo_count ? LSR_DATA_READY : 0));
+	uint8_t lsr = 0;
 
+	/* hv:solution lab=6 task=2 */
+	lsr = (uint8_t)(LSR_THR_EMPTY | LSR_IDLE | s->overrun | (s->fifo_count ? LSR_DATA_READY : 0));
 	s->overrun = 0;
+	/* hv:end */
 	s->listening |= s->polled; /* see hv_serial_input */
 	return lsr;
 }
@@ -339,15 +399,11 @@ static uint8_t read_msr(struct hv_serial *s)
 
 static uint8_t read_register(struct hv_serial *s, uint64_t offset)
 {
-	bool dlab = s->lcr & LCR_DLAB;
-
 	switch (offset) {
 	case REG_DATA:
-		if (dlab)
-			return (uint8_t)s->divisor;
-		return read_received(s);
+		return read_data(s);
 	case REG_IER:
-		return dlab ? (uint8_t)(s->divisor >> 8) : s->ier;
+		return read_ier(s);
 	case REG_IIR_FCR:
 		return read_iir(s);
 	case REG_LCR:
@@ -366,20 +422,12 @@ static uint8_t read_register(struct hv_serial *s, uint64_t offset)
 
 static void write_register(struct hv_serial *s, uint64_t offset, uint8_t value)
 {
-	bool dlab = s->lcr & LCR_DLAB;
-
 	switch (offset) {
 	case REG_DATA:
-		if (dlab)
-			s->divisor = (uint16_t)((s->divisor & 0xff00) | value);
-		else
-			transmit(s, value);
+		write_data(s, value);
 		break;
 	case REG_IER:
-		if (dlab)
-			s->divisor = (uint16_t)((s->divisor & 0x00ff) | value << 8);
-		else
-			write_ier(s, value);
+		write_ier(s, value);
 		break;
 	case REG_IIR_FCR:
 		write_fcr(s, value);

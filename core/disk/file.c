@@ -13,6 +13,8 @@
 #include "base/io.h"
 #include "disk/file.h"
 
+const uint8_t hv_zeros[HV_ZEROS];
+
 static int64_t mtime_of(const struct stat *st)
 {
 	return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
@@ -176,11 +178,9 @@ int hv_disk_file_resize(struct hv_disk_file *f, uint64_t size, struct hv_error *
 
 static int write_zeros(struct hv_disk_file *f, uint64_t offset, uint64_t length, struct hv_error *err)
 {
-	static const uint8_t zeros[64 << 10];
-
 	while (length) {
-		size_t n = length < sizeof(zeros) ? (size_t)length : sizeof(zeros);
-		int rc = hv_disk_file_write(f, zeros, n, offset, err);
+		size_t n = length < HV_ZEROS ? (size_t)length : HV_ZEROS;
+		int rc = hv_disk_file_write(f, hv_zeros, n, offset, err);
 
 		if (rc < 0)
 			return rc;

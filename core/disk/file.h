@@ -59,4 +59,8 @@ int hv_disk_file_sync(struct hv_disk_file *f, struct hv_error *err);
 int hv_disk_file_seek(struct hv_disk_file *f, uint64_t offset, bool *data, uint64_t *end,
 		      struct hv_error *err);
 
+/* Zeros to write from. */
+#define HV_ZEROS (64U << 10)
+extern const uint8_t hv_zeros[HV_ZEROS];
+
 #endif

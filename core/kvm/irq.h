@@ -60,7 +60,7 @@ int hv_irq_route_ioapic(const struct hv_vm *vm, const struct hv_irq_route *route
 int hv_vcpu_nmi(const struct hv_vcpu *vcpu, struct hv_error *err);
 
 /*
- * An external interrupt without an irqchip (KVM API 4.15): -EAGAIN with run->request_interrupt_window set
+ * An external interrupt without an irqchip (KVM API 4.16): -EAGAIN with run->request_interrupt_window set
  * when the guest can't take it now (IF clear, or an instruction's shadow). On the vCPU's thread.
  */
 int hv_vcpu_interrupt(struct hv_vcpu *vcpu, uint8_t vector, struct hv_error *err);

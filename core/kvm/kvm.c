@@ -3,7 +3,7 @@
  * (/dev/kvm), from it one a VM, from that one a vCPU; each takes its own ioctls. This file has the first two,
  * vcpu.c the third. It calls the kernel and core/base only. Rules: KVM API, Documentation/virt/kvm/api.rst,
  * sections 2, 4.1 (KVM_GET_API_VERSION), 4.2 (KVM_CREATE_VM), 4.4 (KVM_CHECK_EXTENSION), 4.5
- * (KVM_GET_VCPU_MMAP_SIZE), 4.41 (KVM_SET_TSS_ADDR), 4.42 (KVM_SET_IDENTITY_MAP_ADDR).
+ * (KVM_GET_VCPU_MMAP_SIZE), 4.36 (KVM_SET_TSS_ADDR), 4.40 (KVM_SET_IDENTITY_MAP_ADDR).
  */
 #include <fcntl.h>
 #include <linux/kvm.h>

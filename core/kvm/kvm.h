@@ -35,7 +35,7 @@ int hv_kvm_has(const struct hv_kvm *kvm, unsigned long cap);
 
 /*
  * Makes an empty VM. Sets the TSS and identity-map addresses, which VT-x without unrestricted guest needs
- * (KVM API 4.42, 4.43), just below the BIOS area at the top of 4 GiB, where no RAM slot may lie. kvm must
+ * (KVM API 4.36, 4.40), just below the BIOS area at the top of 4 GiB, where no RAM slot may lie. kvm must
  * outlive vm.
  */
 int hv_vm_create(struct hv_vm *vm, const struct hv_kvm *kvm, struct hv_error *err);

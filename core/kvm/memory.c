@@ -27,24 +27,11 @@ void hv_memory_free(struct hv_memory *mem)
 	mem->count = 0;
 }
 
-/* Where a slot with this range belongs in the sorted array, or -EEXIST when it would overlap a neighbour. */
-static int find_place(const struct hv_memory *mem, uint64_t gpa, uint64_t size)
-{
-	unsigned i = 0;
-
-	while (i < mem->count && mem->slots[i].gpa < gpa)
-		i++;
-	if (i > 0 && mem->slots[i - 1].size > gpa - mem->slots[i - 1].gpa)
-		return -EEXIST;
-	if (i < mem->count && size > mem->slots[i].gpa - gpa)
-		return -EEXIST;
-	return (int)i;
-}
-
 static int check_range(const struct hv_memory *mem, uint64_t gpa, uint64_t size, struct hv_error *err)
 {
 	unsigned long long at = gpa, n = size;
 
+	/* hv:solution lab=3 task=1 */
 	if (size == 0 || gpa % HV_PAGE_SIZE || size % HV_PAGE_SIZE)
 		return hv_fail(err, EINVAL,
 			       "memory slot at %#llx, %#llx bytes: both must be whole pages of 4 KiB", at, n);
@@ -53,6 +40,23 @@ static int check_range(const struct hv_memory *mem, uint64_t gpa, uint64_t size,
 	if (mem->count == HV_SLOTS_MAX)
 		return hv_fail(err, ENOSPC, "memory slot at %#llx: all %d slots are taken", at, HV_SLOTS_MAX);
 	return 0;
+	/* hv:end */
+}
+
+/* Where a slot with this range belongs in the sorted array, or -EEXIST when it would overlap a neighbour. */
+static int find_place(const struct hv_memory *mem, uint64_t gpa, uint64_t size)
+{
+	unsigned i = 0;
+
+	/* hv:solution lab=3 task=2 */
+	while (i < mem->count && mem->slots[i].gpa < gpa)
+		i++;
+	if (i > 0 && mem->slots[i - 1].size > gpa - mem->slots[i - 1].gpa)
+		return -EEXIST;
+	if (i < mem->count && size > mem->slots[i].gpa - gpa)
+		return -EEXIST;
+	return (int)i;
+	/* hv:end */
 }
 
 int hv_memory_add(struct hv_memory *mem, uint64_t gpa, uint64_t size, bool readonly, struct hv_error *err)
@@ -63,14 +67,14 @@ int hv_memory_add(struct hv_memory *mem, uint64_t gpa, uint64_t size, bool reado
 	void *host;
 	int place, rc;
 
-	/* hv:solution lab=3 task=1 */
 	rc = check_range(mem, gpa, size, err);
 	if (rc)
 		return rc;
 	place = find_place(mem, gpa, size);
-	if (place < 0)
+	if (place == -EEXIST)
 		return hv_fail(err, EEXIST, "memory slot at %#llx, %#llx bytes: it would overlap another", at,
 			       n);
+	/* hv:solution lab=3 task=2 */
 	/* NORESERVE: the guest gets what it touches; a guest larger than the host's free memory is the user's
 	 * choice. */
 	host = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -102,7 +106,7 @@ int hv_memory_add_ram(struct hv_memory *mem, uint64_t size, struct hv_error *err
 	uint64_t low;
 	int rc;
 
-	/* hv:solution lab=3 task=2 */
+	/* hv:solution lab=3 task=3 */
 	size = hv_round_up(size, HV_PAGE_SIZE);
 	low = size < HV_PCI_HOLE_START ? size : HV_PCI_HOLE_START;
 	rc = hv_memory_add(mem, 0, low, false, err);
@@ -114,7 +118,7 @@ int hv_memory_add_ram(struct hv_memory *mem, uint64_t size, struct hv_error *err
 
 void *hv_memory_at(const struct hv_memory *mem, uint64_t gpa, uint64_t length)
 {
-	/* hv:solution lab=3 task=3 */
+	/* hv:solution lab=3 task=4 */
 	for (unsigned i = 0; i < mem->count; i++) {
 		const struct hv_slot *s = &mem->slots[i];
 
@@ -129,6 +133,7 @@ void *hv_memory_at(const struct hv_memory *mem, uint64_t gpa, uint64_t length)
 /* How many bytes from gpa on lie in the slot that holds it; 0 when none does. */
 static uint64_t contiguous(const struct hv_memory *mem, uint64_t gpa)
 {
+	/* hv:solution lab=3 task=5 */
 	for (unsigned i = 0; i < mem->count; i++) {
 		const struct hv_slot *s = &mem->slots[i];
 
@@ -136,10 +141,13 @@ static uint64_t contiguous(const struct hv_memory *mem, uint64_t gpa)
 			return s->size - (gpa - s->gpa);
 	}
 	return 0;
+	/* hv:end */
 }
 
+/* Whether each byte of [gpa, gpa + length) lies in some slot. */
 static bool all_there(const struct hv_memory *mem, uint64_t gpa, uint64_t length)
 {
+	/* hv:solution lab=3 task=5 */
 	while (length > 0) {
 		uint64_t n = contiguous(mem, gpa);
 
@@ -151,11 +159,12 @@ static bool all_there(const struct hv_memory *mem, uint64_t gpa, uint64_t length
 		length -= n;
 	}
 	return true;
+	/* hv:end */
 }
 
 int hv_memory_read(const struct hv_memory *mem, uint64_t gpa, void *buf, uint64_t length)
 {
-	/* hv:solution lab=3 task=4 */
+	/* hv:solution lab=3 task=5 */
 	if (!all_there(mem, gpa, length))
 		return -EFAULT;
 	for (uint8_t *to = buf; length > 0;) {
@@ -172,7 +181,7 @@ int hv_memory_read(const struct hv_memory *mem, uint64_t gpa, void *buf, uint64_
 
 int hv_memory_write(const struct hv_memory *mem, uint64_t gpa, const void *buf, uint64_t length)
 {
-	/* hv:solution lab=3 task=4 */
+	/* hv:solution lab=3 task=5 */
 	if (!all_there(mem, gpa, length))
 		return -EFAULT;
 	for (const uint8_t *from = buf; length > 0;) {

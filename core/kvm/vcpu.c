@@ -1,7 +1,7 @@
 /*
  * One vCPU: its descriptor, the kvm_run area that it shares with the kernel, and KVM_RUN. It calls the kernel
  * and core/base only. Rules: KVM API 4.7 (KVM_CREATE_VCPU), 4.10 (KVM_RUN), 4.11 to 4.14 (registers), 5 (the
- * kvm_run structure).
+ * kvm_run structure); SDM vol. 3A, 10.1.4 (the first instruction), vol. 3B, 21.1 (real-address mode).
  */
 #include <string.h>
 #include <sys/ioctl.h>
@@ -9,6 +9,13 @@
 #include <unistd.h>
 
 #include "kvm/vcpu.h"
+
+#define TYPE_DATA 3  /* a segment's type: read, write, accessed */
+#define TYPE_CODE 11 /* execute, read, accessed */
+#define TYPE_TSS  11 /* busy */
+#define TYPE_LDT  2
+
+#define CR0_ET (1ull << 4) /* always 1; all else clear: no protection, no paging */
 
 int hv_vcpu_create(struct hv_vcpu *vcpu, const struct hv_vm *vm, unsigned index, struct hv_error *err)
 {
@@ -78,6 +85,29 @@ int hv_vcpu_set_sregs(const struct hv_vcpu *vcpu, const struct kvm_sregs *sregs,
 		return hv_fail_errno(err, "vCPU %u: KVM refuses the special registers (KVM_SET_SREGS)",
 				     vcpu->index);
 	return 0;
+}
+
+/* Base is sixteen times the selector, limits are 64 KiB, all segments can be read and written. */
+static struct kvm_segment real_segment(uint8_t type)
+{
+	return (struct kvm_segment){.limit = 0xffff, .type = type, .present = 1, .s = 1};
+}
+
+void hv_vcpu_real_mode(struct kvm_sregs *sregs)
+{
+	/* hv:solution lab=1 task=5 */
+	/* A CPU comes out of reset with CS base 0xffff0000, where the firmware is. We have none: CS starts at
+	 * 0. */
+	sregs->cs = real_segment(TYPE_CODE);
+	sregs->ds = real_segment(TYPE_DATA);
+	sregs->es = sregs->fs = sregs->gs = sregs->ss = sregs->ds;
+	sregs->tr = (struct kvm_segment){.limit = 0xffff, .type = TYPE_TSS, .present = 1};
+	sregs->ldt = (struct kvm_segment){.limit = 0xffff, .type = TYPE_LDT, .present = 1};
+	sregs->gdt = (struct kvm_dtable){.limit = 0xffff};
+	sregs->idt = (struct kvm_dtable){.limit = 0x3ff}; /* the interrupt vectors, at 0 */
+	sregs->cr0 = CR0_ET;
+	sregs->cr3 = sregs->cr4 = sregs->efer = 0;
+	/* hv:end */
 }
 
 static const char *const exit_names[HV_EXIT_REASONS] = {

@@ -35,6 +35,12 @@ int hv_vcpu_set_regs(const struct hv_vcpu *vcpu, const struct kvm_regs *regs, st
 int hv_vcpu_get_sregs(const struct hv_vcpu *vcpu, struct kvm_sregs *sregs, struct hv_error *err);
 int hv_vcpu_set_sregs(const struct hv_vcpu *vcpu, const struct kvm_sregs *sregs, struct hv_error *err);
 
+/*
+ * Fills in real-address mode as a CPU has it after reset, but with CS base 0 instead of 0xffff0000, so that
+ * RIP alone tells where the guest starts. CR2, CR8, the APIC base and waiting interrupts stay as they are.
+ */
+void hv_vcpu_real_mode(struct kvm_sregs *sregs);
+
 /* "io", "mmio", "hlt", ... for a KVM_EXIT_ number; "unknown" for one that has no name here. Constant strings.
  */
 const char *hv_exit_name(uint32_t exit_reason);

@@ -56,22 +56,24 @@ static void unclaimed(struct hv_cpu *cpu, struct hv_exit_record *rec, bool pio)
 static void exit_io(struct hv_cpu *cpu, struct hv_exit_record *rec)
 {
 	struct kvm_run *run = cpu->vcpu.run;
-	uint8_t *data = (uint8_t *)run + run->io.data_offset;
 	bool out = run->io.direction == KVM_EXIT_IO_OUT;
 	int rc = 0;
 
 	/* hv:solution lab=2 task=4 */
-	for (uint32_t i = 0; i < run->io.count; i++, data += run->io.size) {
-		int one = out ? hv_bus_write(&cpu->machine->pio, run->io.port, data, run->io.size)
-			      : hv_bus_read(&cpu->machine->pio, run->io.port, data, run->io.size);
+	uint8_t *data = (uint8_t *)run + run->io.data_offset;
+
+	for (uint32_t i = 0; i < run->io.count; i++) {
+		uint8_t *unit = data + (size_t)i * run->io.size;
+		int one = out ? hv_bus_write(&cpu->machine->pio, run->io.port, unit, run->io.size)
+			      : hv_bus_read(&cpu->machine->pio, run->io.port, unit, run->io.size);
 		rc = one ? one : rc;
 	}
+	memcpy(&rec->value, data, run->io.size); /* what a trace shows: the first of them */
 	/* hv:end */
 	rec->addr = run->io.port;
 	rec->size = run->io.size;
 	rec->count = run->io.count;
 	rec->write = out;
-	memcpy(&rec->value, data - (size_t)run->io.size * run->io.count, run->io.size);
 	if (rc)
 		unclaimed(cpu, rec, true);
 }
@@ -81,7 +83,7 @@ static void exit_mmio(struct hv_cpu *cpu, struct hv_exit_record *rec)
 {
 	struct kvm_run *run = cpu->vcpu.run;
 	unsigned size = run->mmio.len < 8 ? run->mmio.len : 8;
-	int rc;
+	int rc = 0;
 
 	/* hv:solution lab=2 task=5 */
 	rc = run->mmio.is_write ? hv_bus_write(&cpu->machine->mmio, run->mmio.phys_addr, run->mmio.data, size)
@@ -178,6 +180,31 @@ static void exit_internal_error(struct hv_cpu *cpu, struct hv_exit_record *rec)
 	fail(cpu, line);
 }
 
+static void exit_shutdown(struct hv_cpu *cpu)
+{
+	char text[sizeof(cpu->machine->end.text)];
+
+	hv_diagnose(cpu, "triple fault: the guest met an exception while it had no working handler for one",
+		    text, sizeof(text));
+	hv_machine_finish(cpu->machine, HV_END_TRIPLE_FAULT, HV_EXIT_FAILED, text);
+}
+
+void hv_exit_failed(struct hv_cpu *cpu, int error)
+{
+	char line[128];
+
+	/* hv:solution lab=2 task=6 */
+	if (error == -EINTR) { /* kicked; the loop's head looks why */
+		hv_count(&cpu->recorder.signals, 1);
+		return;
+	}
+	if (error == -EAGAIN) /* an AP that its BSP is just starting */
+		return;
+	/* hv:end */
+	snprintf(line, sizeof(line), "KVM_RUN fails: %s", strerror(-error));
+	fail(cpu, line);
+}
+
 void hv_exit_handle(struct hv_cpu *cpu)
 {
 	struct kvm_run *run = cpu->vcpu.run;
@@ -193,9 +220,24 @@ void hv_exit_handle(struct hv_cpu *cpu)
 	case KVM_EXIT_MMIO:
 		exit_mmio(cpu, rec);
 		return;
+	/* hv:solution lab=2 task=7 */
 	case KVM_EXIT_HLT:
 		exit_hlt(cpu);
 		return;
+	case KVM_EXIT_SHUTDOWN:
+		exit_shutdown(cpu);
+		return;
+	case KVM_EXIT_FAIL_ENTRY:
+		rec->addr = run->fail_entry.hardware_entry_failure_reason;
+		snprintf(line, sizeof(line),
+			 "the processor refuses to enter the guest (hardware reason %#llx)",
+			 (unsigned long long)run->fail_entry.hardware_entry_failure_reason);
+		fail(cpu, line);
+		return;
+	case KVM_EXIT_INTERNAL_ERROR:
+		exit_internal_error(cpu, rec);
+		return;
+	/* hv:end */
 	case KVM_EXIT_IRQ_WINDOW_OPEN: /* smp.c injects what waits before the next KVM_RUN */
 	case KVM_EXIT_INTR:            /* a signal, reported as an exit by old kernels */
 	case KVM_EXIT_SET_TPR:
@@ -208,26 +250,6 @@ void hv_exit_handle(struct hv_cpu *cpu)
 	case KVM_EXIT_DEBUG:
 		rec->addr = run->debug.arch.pc;
 		exit_debug(cpu);
-		return;
-	case KVM_EXIT_SHUTDOWN: {
-		char text[sizeof(cpu->machine->end.text)];
-
-		hv_diagnose(
-			cpu,
-			"triple fault: the guest met an exception while it had no working handler for one",
-			text, sizeof(text));
-		hv_machine_finish(cpu->machine, HV_END_TRIPLE_FAULT, HV_EXIT_FAILED, text);
-		return;
-	}
-	case KVM_EXIT_FAIL_ENTRY:
-		rec->addr = run->fail_entry.hardware_entry_failure_reason;
-		snprintf(line, sizeof(line),
-			 "the processor refuses to enter the guest (hardware reason %#llx)",
-			 (unsigned long long)run->fail_entry.hardware_entry_failure_reason);
-		fail(cpu, line);
-		return;
-	case KVM_EXIT_INTERNAL_ERROR:
-		exit_internal_error(cpu, rec);
 		return;
 	case KVM_EXIT_SYSTEM_EVENT:
 		exit_system_event(cpu, rec);

@@ -164,6 +164,8 @@ static inline void hv_recorder_leave(struct hv_recorder *r, struct hv_exit_recor
 
 /* exit.c: what the guest wanted. Run on the vCPU's thread after a KVM_RUN that returned 0. */
 void hv_exit_handle(struct hv_cpu *cpu);
+/* And when KVM_RUN returned error (negative) instead: goes back in, or ends the machine. */
+void hv_exit_failed(struct hv_cpu *cpu, int error);
 
 /* smp.c: the vCPU threads. */
 int hv_smp_start(struct hv_machine *m, struct hv_error *err);

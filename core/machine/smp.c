@@ -164,15 +164,6 @@ static void inject_waiting(struct hv_cpu *cpu)
 	pthread_mutex_unlock(&m->lock);
 }
 
-static void cannot_run(struct hv_cpu *cpu, int rc)
-{
-	char line[128], text[sizeof(cpu->machine->end.text)];
-
-	snprintf(line, sizeof(line), "KVM_RUN fails: %s", strerror(-rc));
-	hv_diagnose(cpu, line, text, sizeof(text));
-	hv_machine_finish(cpu->machine, HV_END_ERROR, HV_EXIT_FAILED, text);
-}
-
 static void *vcpu_thread(void *arg)
 {
 	struct hv_cpu *cpu = arg;
@@ -195,10 +186,8 @@ static void *vcpu_thread(void *arg)
 		if (rc == 0) {
 			hv_exit_handle(cpu);
 			hv_recorder_leave(&cpu->recorder, cpu->record);
-		} else if (rc == -EINTR) {
-			hv_count(&cpu->recorder.signals, 1); /* kicked; the loop's head looks */
-		} else if (rc != -EAGAIN) {                  /* EAGAIN: an AP that its BSP is just starting */
-			cannot_run(cpu, rc);
+		} else {
+			hv_exit_failed(cpu, rc);
 		}
 	}
 	/* hv:end */

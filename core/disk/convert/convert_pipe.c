@@ -16,8 +16,6 @@
 
 #define ZERO_STEP HV_ZEROS
 
-const uint8_t hv_zeros[HV_ZEROS];
-
 unsigned hv_pipe_threads(unsigned asked)
 {
 	long cpus = asked ? (long)asked : sysconf(_SC_NPROCESSORS_ONLN);
