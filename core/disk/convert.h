@@ -48,7 +48,7 @@ struct hv_convert {
 	uint64_t progress_every_ns; /* 0: 0.1 s */
 
 	/*
-	 * Called about ten times a second from the calling thread; a return other than 0 stops the conversion
+	 * Called every progress_every_ns from the calling thread; a return other than 0 stops the conversion
 	 * (-ECANCELED); the partial file and its journal stay then when anything can be resumed from them.
 	 */
 	int (*progress)(void *ctx, const struct hv_convert_progress *p);
