@@ -114,8 +114,8 @@ int hv_machine_start(struct hv_machine *m, bool paused, struct hv_error *err)
 	m->started_ns = hv_now_ns();
 	m->state = paused ? HV_STATE_PRELAUNCH : HV_STATE_RUNNING;
 	m->hold = paused ? hv_everyone(m) : 0;
-	for (unsigned i = 0; i < m->cpu_count; i++)
-		atomic_store(&m->cpus[i].kicked, paused);
+	for (unsigned i = 0; i < m->cpu_count && paused; i++)
+		atomic_store(&m->cpus[i].kicked, true); /* and who was kicked before looks too */
 	pthread_mutex_unlock(&m->lock);
 	rc = hv_smp_start(m, err);
 	if (rc) {

@@ -89,7 +89,7 @@ def read_state(path):
         with open(path, encoding="utf-8") as file:
             state = json.load(file)
         return {int(task): max(0, int(told)) for task, told in state["told"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 

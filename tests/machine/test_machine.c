@@ -262,6 +262,20 @@ Test(machine, an_injected_line_reaches_a_guest_without_irqchip)
 	unmake(&vm);
 }
 
+Test(machine, an_interrupt_before_the_start_keeps_nobody_from_running)
+{
+	/* mov al,3; out 0xf4,al */
+	struct hv_error err = {0};
+	struct vm vm;
+
+	make(&vm, leave_7, sizeof(leave_7), NULL, NULL);
+	cr_assert_eq(hv_machine_irq(vm.m, 1, &err), 0, "%s", err.text);
+	start(&vm, false);
+	finish(&vm);
+	cr_assert_eq(vm.end.status, 7);
+	unmake(&vm);
+}
+
 Test(machine, a_triple_fault_tells_registers_and_last_exits)
 {
 	/* out 0x80,al; lidt of an empty table in protected mode; then ud2 */

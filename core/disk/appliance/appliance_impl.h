@@ -29,7 +29,7 @@ struct hv_appliance_digest {
 	const char *algorithm, *name, *hex;
 };
 
-struct hv_appliance_block; /* of appliance.c's memory */
+struct hv_appliance_block; /* of appliance_model.c's memory */
 
 struct hv_appliance {
 	struct hv_appliance_options options;
@@ -53,6 +53,9 @@ struct hv_appliance {
 
 /* Zeroed; NULL when there is no more. */
 void *hv_appliance_alloc(struct hv_appliance *a, size_t size);
+void hv_appliance_free_all(struct hv_appliance *a);
+/* What to say once a->kept has passed the limit. */
+int hv_appliance_too_big(const struct hv_appliance *a, struct hv_error *err);
 /* A copy fit to be shown: control characters become '?', broken UTF-8 too. NULL stays NULL; NULL also when
  * memory is short, which the end of reading notices by a->kept. */
 const char *hv_appliance_keep(struct hv_appliance *a, const char *text);

@@ -1,8 +1,8 @@
 /*
- * Inside core/disk: what the files of the qcow2 format share. qcow2.c reads the header and maps,
- * qcow2_cache.c keeps the tables' pages, qcow2_refcount.c counts and allocates clusters, qcow2_write.c
- * changes images and makes them, qcow2_check.c looks at everything. Rules: the qcow2 specification (QEMU's
- * docs/interop/qcow2).
+ * Inside core/disk: what the files of the qcow2 format share. qcow2_header.c reads the header, qcow2_map.c
+ * maps, qcow2.c opens, qcow2_cache.c keeps the tables' pages, qcow2_refcount.c counts and allocates clusters,
+ * qcow2_write.c changes images and makes them, qcow2_check.c looks at everything. Rules: the qcow2
+ * specification (QEMU's docs/interop/qcow2).
  */
 #ifndef HV_DISK_QCOW2_H
 #define HV_DISK_QCOW2_H
@@ -99,10 +99,19 @@ static inline uint64_t hv_qcow2_clusters(const struct hv_qcow2 *q, uint64_t byte
 	return (bytes >> q->cluster_bits) + ((bytes & (q->cluster_size - 1)) != 0);
 }
 
-/* --- qcow2.c: the header, tables' entries ----------------------------------------------------------------- */
+/* --- qcow2_header.c ----------------------------------------------------------------------------------------- */
 
 /* Reads and checks the header (creating: an image without refcounts yet). d->state is q. */
 int hv_qcow2_read_header(struct hv_disk *d, bool creating, struct hv_error *err);
+/* The table of internal snapshots, as properties and notes of d. */
+int hv_qcow2_list_snapshots(struct hv_disk *d, struct hv_error *err);
+
+/* --- qcow2_map.c: tables' entries, the map -------------------------------------------------------------------- */
+
+int hv_qcow2_map(struct hv_disk *d, uint64_t offset, uint64_t length, struct hv_run *run,
+		 struct hv_error *err);
+int hv_qcow2_decode(struct hv_disk *d, struct hv_disk_io *io, const struct hv_run *run, const uint8_t *stored,
+		    size_t stored_length, uint8_t *out, size_t *used, struct hv_error *err);
 
 /* Where compressed data stands, and how many bytes of the file it may take. */
 void hv_qcow2_compressed(const struct hv_qcow2 *q, uint64_t entry, uint64_t *at, uint64_t *length);

@@ -1,0 +1,14 @@
+/* spin: counts to COUNT in ECX, tells PORT, and halts. */
+	.code16
+	.globl _start
+_start:
+	cli
+	mov $PORT, %dx
+	mov $COUNT, %ecx
+1:	dec %ecx
+	jnz 1b
+	mov $0x21, %al
+	out %al, %dx
+	hlt
+2:	hlt
+	jmp 2b
