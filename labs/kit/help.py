@@ -62,8 +62,8 @@ def explain(tree, ident=None, last=()):
     lines = [f"{wanted} ({where(entry)})", "", "What was seen:", wrap(without_braces(entry.seen), "  ")]
     for test, diagnosis in seen_before(last, wanted):
         lines.append(wrap(f"In your last grading, {test}: {diagnosis['seen']}", "  "))
-    lines += ["", "Why:", wrap(entry.why, "  "),
-              "", "Read:", wrap(entry.read, "  ")]
+    lines += ["", "Why:", wrap(without_braces(entry.why), "  "),
+              "", "Read:", wrap(without_braces(entry.read), "  ")]
     return "\n".join(lines), 0
 
 
