@@ -327,7 +327,7 @@ def layout(t):
     """Four slots: two that touch, a gap, one alone, and one far above 4 GiB. (gpa, size) each."""
     r = t.random
     a = pick(t, MIB, 2 * MIB)
-    sizes = [PAGE * n for n in r.sample(range(2, 30), 4)]
+    sizes = [PAGE * n for n in r.sample(range(2, 9), 4)]  # two of them together are at most 60 KiB, which the rig can read
     return [(a, sizes[0]), (a + sizes[0], sizes[1]), (a + sizes[0] + sizes[1] + PAGE * r.randrange(1, 5), sizes[2]),
             (pick(t, 5 * GIB, 500 * GIB), sizes[3])]
 
