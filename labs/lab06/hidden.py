@@ -13,7 +13,7 @@ def a_drivers_self_test_passes(t):
     s = Script(t)
     steps = []
 
-    def expect(register, mask, right, ident, **seen):
+    def expect(register, mask, right, ident, /, **seen):
         steps.append((s.read(register), mask, right, ident, seen))
 
     s.write(IER, 0x00)
