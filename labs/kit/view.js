@@ -296,8 +296,16 @@
 		const found = /^([eim])(\d+)$/.exec(want.get("select") || "");
 		filter();
 		if (found && [].concat({ e: exits, i: ioctls, m: marks }[found[1]])[Number(found[2])]) select(found[1], Number(found[2]));
-		else if (!location.hash && exits.length) select("e", interesting());
+		else if (!location.hash && exits.length) {
+			if (state.mode === "time") fitExits(); // setting up a VM may take longer than running it
+			select("e", interesting());
+		}
 		else showDetails();
+	}
+	function fitExits() {
+		const from = exits.reduce((least, e) => Math.min(least, typeof e.t0 === "number" ? e.t0 : e.t1), data.end);
+		const to = exits.reduce((most, e) => Math.max(most, e.t1), 0), room = (to - from) * 0.02;
+		if (to > from) setRange(from - room, to + room);
 	}
 	function interesting() { // where a run went wrong, else its first exit
 		const at = exits.findIndex(e => ["shutdown", "fail-entry", "internal-error", "failed"].includes(e.k));
@@ -384,7 +392,7 @@
 		if (!hex) return null;
 		const pairs = hex.match(/[0-9a-f]{2}/g) || [];
 		const text = pairs.map(p => parseInt(p, 16)).map(c => c >= 32 && c < 127 ? String.fromCharCode(c) : ".").join("");
-		return pairs.join(" ") + (hex.endsWith("...") ? " ..." : "") + "   \u201c" + text + "\u201d";
+		return pairs.join(" ") + (hex.endsWith("...") ? " ..." : "") + " \u201c" + text + "\u201d";
 	}
 	function showPath(parent, e) {
 		element("h3", parent, "Its path through hvkit");
@@ -436,7 +444,7 @@
 		const h = element("h2", details);
 		element("span", h, kinds[e.k].letter, "badge k-" + e.k);
 		h.append(" Exit " + e.n + " of vCPU " + e.v + ": " + kinds[e.k].name);
-		element("p", details, e.what, "mono");
+		if (e.a || e.what !== e.k) element("p", details, e.what, "mono");
 		const cols = element("div", details, null, "cols"), left = element("div", cols), right = element("div", cols);
 		facts(left, [
 			["What it is", kinds[e.k].meaning], ["Port or address", e.a, true], ["Data", bytes(e.data) || e.value, true],

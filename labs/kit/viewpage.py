@@ -62,8 +62,8 @@ def reasons_table(model) -> str:
             f'{num(format(100 * row["count"] / whole, ".1f") + " %")}{num(duration(row["guest"]))}{num(duration(row["user"]))}'
             f'{num(duration(row["longest"]))}</tr>')
     return table("Exits by reason; a box that is cleared hides its exits",
-                 ["Reason", "What it is", "#Count", "#Share", "#Mean time in the guest before it",
-                  "#Mean time in user space after it", "#Longest"], rows, "reasons")
+                 ["Reason", "What it is", "#Count", "#Share", "#In the guest before, mean",
+                  "#In user space after, mean", "#Longest in user space"], rows, "reasons")
 
 
 def places_table(model) -> str:
