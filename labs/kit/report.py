@@ -263,11 +263,16 @@ def as_text(results, colour=False):
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
-def render(kind, results, hidden="after_published"):
+def hidden_tests(hidden=None):
+    """Who sees hidden tests: as told, or by HVLAB_HIDDEN, or all once grades are published."""
+    return hidden or (told if (told := os.environ.get("HVLAB_HIDDEN")) in VISIBILITIES else "after_published")
+
+
+def render(kind, results, hidden=None):
     """The report that a FORMATS name asks for. results: one dict or a list of them."""
     results = [results] if isinstance(results, dict) else list(results)
     if kind == "gradescope":
-        return as_gradescope(results, hidden)
+        return as_gradescope(results, hidden_tests(hidden))
     return {"json": as_json, "autolab": as_autolab, "junit": as_junit}[kind](results)
 
 
@@ -293,7 +298,7 @@ class Writer:
     Call it with one lab's result so far; labs that were given before keep their place.
     """
 
-    def __init__(self, kind, path, hidden="after_published"):
+    def __init__(self, kind, path, hidden=None):
         self.kind, self.path, self.hidden = kind, path, hidden
         self.labs = {}
 

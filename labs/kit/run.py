@@ -83,10 +83,10 @@ class Pipe:
 class Child:
     """A process with its pipes; finish() waits for it within its limit and says how it ended."""
 
-    def __init__(self, command, stdin, env, cwd, answers_fd=False, record=None):
+    def __init__(self, command, stdin, env, cwd, answers_fd=False, record=None, stop=None):
         self.out, self.err = Pipe(FLOOD), Pipe(FLOOD)
         self.answers = Pipe(ANSWERS_MAX) if answers_fd else None
-        self.record = record
+        self.record, self.stop = record, stop
         self.started = time.monotonic()
         self.why = None
         if callable(command):
@@ -153,6 +153,8 @@ class Child:
                 self._signal(signal.SIGKILL)
             elif not self.why and limit is not None and now >= limit:
                 self.end("timeout")
+            elif not self.why and self.stop and self.stop.is_set():
+                self.end("stopped")
             until = self.asked + GRACE if self.why else limit if limit is not None else now + 0.1
             for key, _ in selector.select(max(0.001, min(until - now, 0.25))):
                 if key.data and not key.data.drain():
@@ -187,7 +189,7 @@ def patience(child, calibration):
     """The deadline of a run as Child.finish wants it."""
     def deadline():
         if child.seconds < FIRST_WAIT:
-            return child.started + FIRST_WAIT if calibration is None else None
+            return None
         calibration.ask()
         allowed = calibration.allowed()
         return None if allowed is None else child.started + allowed
@@ -250,7 +252,7 @@ def regular(path):
         return False
 
 
-def execute(sandbox, program, *, record, folder, stdin=b"", dump=(), read=(), answers=False, calibrate=None):
+def execute(sandbox, program, *, record, folder, stdin=b"", dump=(), read=(), answers=False, calibrate=None, stop=None):
     """One run under observe. program: a list, or a function of the answers' descriptor that gives one."""
     run = Run(os.path.basename(record), program, record)
     stdin_path = f"{record}.in"
@@ -263,7 +265,7 @@ def execute(sandbox, program, *, record, folder, stdin=b"", dump=(), read=(), an
         return sandbox.command(words, record=record, dump=dump, read=read, write=[folder], folder=folder)
 
     with open(stdin_path, "rb") as file:
-        child = Child(command, file, environment(folder), folder, answers, record)
+        child = Child(command, file, environment(folder), folder, answers, record, stop)
     calibration = Calibration(calibrate) if calibrate else None
     if calibration:
         status = child.finish(patience(child, calibration))

@@ -71,7 +71,8 @@ static void note_ioctl(struct session *s, struct task *t, bool returned, int64_t
 	if (returned && ret >= 0)
 		decode_out(s, request, c->args[2]);
 	out_close(o, '}');
-	returned ? out_i64(o, "ret", ret) : out_null(o, "ret");
+	if (returned)
+		out_i64(o, "ret", ret);
 	out_close(o, '}');
 	out_end_line(o);
 }
@@ -217,53 +218,6 @@ static void enter_kill(struct session *s, const struct task *t, int process, int
 	trace_forbidden(s, t->tid, "kill", detail);
 }
 
-/* --- files --- */
-
-/* What libraries look at by themselves, and where a refusal means nothing. */
-static bool harmless(const char *path)
-{
-	static const char *const folders[] = {"/usr/",       "/lib",        "/etc/",      "/sys/", "/dev/",
-					      "/proc/self/", "/nix/store/", "/proc/sys/", "/run/"};
-	static const char *const files[] = {"/proc/cpuinfo",     "/proc/meminfo", "/proc/stat",
-					    "/proc/filesystems", "/proc/mounts",  "/proc/version",
-					    "/proc/loadavg"};
-
-	if (path[0] != '/' || strstr(path, "/../"))
-		return false;
-	for (size_t i = 0; i < ARRAY_SIZE(folders); i++)
-		if (!strncmp(path, folders[i], strlen(folders[i])))
-			return true;
-	for (size_t i = 0; i < ARRAY_SIZE(files); i++)
-		if (!strcmp(path, files[i]))
-			return true;
-	return false;
-}
-
-static bool enter_open(struct session *s, struct task *t, uint64_t path, uint64_t flags)
-{
-	struct call *c = &t->call;
-	bool reads = (flags & O_ACCMODE) == O_RDONLY && !(flags & (O_CREAT | O_TRUNC));
-	size_t n;
-
-	if (!s->opt->sandbox)
-		return false;
-	n = peek(s, path, c->path, sizeof(c->path) - 1);
-	if (!n) { /* near the end of a page, perhaps */
-		size_t left = 4096 - (path & 4095);
-
-		n = peek(s, path, c->path, left < sizeof(c->path) - 1 ? left : sizeof(c->path) - 1);
-	}
-	c->path[n] = 0;
-	return !(reads && harmless(c->path));
-}
-
-/* The kernel has decided; the name of the deed is ours. */
-static void return_open(struct session *s, const struct task *t, int64_t ret)
-{
-	if (ret == -EACCES || ret == -EPERM || ret == -EROFS)
-		trace_forbidden(s, t->tid, "file", t->call.path);
-}
-
 /* --- both ways --- */
 
 static bool enter_known(struct session *s, struct task *t)
@@ -303,17 +257,14 @@ static bool enter_known(struct session *s, struct task *t)
 	case SYS_rt_tgsigqueueinfo:
 		enter_kill(s, t, (int)a[0], (int)a[1], a[2]);
 		return false;
-	case SYS_open:
-		return enter_open(s, t, a[0], a[1]);
-	case SYS_creat:
-		return enter_open(s, t, a[0], O_CREAT | O_WRONLY);
-	case SYS_openat:
-		return enter_open(s, t, a[1], a[2]);
-	case SYS_openat2:
-		return enter_open(s, t, a[1], O_CREAT);
 	default:
 		return false;
 	}
+}
+
+static bool is_open(uint64_t nr)
+{
+	return nr == SYS_open || nr == SYS_openat || nr == SYS_openat2 || nr == SYS_creat;
 }
 
 bool call_entered(struct session *s, struct task *t, uint32_t arch)
@@ -334,7 +285,11 @@ bool call_entered(struct session *s, struct task *t, uint32_t arch)
 			return false;
 		}
 	}
-	return s->execed && !t->outside && !s->opt->plain && enter_known(s, t);
+	if (!s->execed)
+		return false;
+	if (is_open(t->call.nr))
+		return s->opt->sandbox && open_entered(s, t);
+	return !t->outside && !s->opt->plain && enter_known(s, t);
 }
 
 void call_returned(struct session *s, struct task *t, int64_t ret)
@@ -354,7 +309,7 @@ void call_returned(struct session *s, struct task *t, int64_t ret)
 			state_dup(s, (int)t->call.args[0], (int)ret);
 		break;
 	default:
-		return_open(s, t, ret);
+		open_returned(s, t, ret);
 	}
 }
 

@@ -295,7 +295,7 @@ static void lock_calls(struct code *c, const struct options *o)
 					 SYS_rt_tgsigqueueinfo};
 
 	for (size_t i = 0; i < ARRAY_SIZE(opens); i++)
-		on_call(c, opens[i], o->plain ? ALLOW : STOP);
+		on_call(c, opens[i], STOP);
 	for (size_t i = 0; i < ARRAY_SIZE(forbidden); i++)
 		on_call(c, forbidden[i].nr, STOP);
 	for (size_t i = 0; !o->plain && i < ARRAY_SIZE(not_plain); i++)

@@ -15,17 +15,18 @@
 
 #include "observe.h"
 
-enum { EXIT_RECORDED, EXIT_NOT_RUN, EXIT_USAGE };
+enum { EXIT_RECORDED, EXIT_NOT_RUN, EXIT_USAGE, EXIT_PLAIN_NOT_RUN = 125 };
 
 static const char usage[] =
 	"usage: observe [options] -- PROGRAM ARGS...\n"
 	"  --trace FILE           where the record goes (guest memory: FILE.mem)\n"
 	"  --dump first:GPA:LEN   keep this guest memory as it is when the first KVM_RUN is entered\n"
 	"  --dump last:GPA:LEN    the same as it is at the end\n"
-	"  --dir FOLDER           the one folder where the program may write\n"
-	"  --read PATH            what it may read besides the system's libraries\n"
+	"  --read PATH            what the program may read besides the system's libraries\n"
+	"  --write PATH           where it may write, too: a folder or a file\n"
+	"  --chdir FOLDER         the folder that it starts in\n"
 	"  --kvm PATH             KVM's device, if not $HV_KVM_DEVICE or /dev/kvm\n"
-	"  --uid N, --gid N       whom root becomes (65534)\n"
+	"  --uid N, --gid N       whom root becomes (65534; the group is numbered like the user)\n"
 	"  --limit-memory BYTES   what it may hold in memory\n"
 	"  --limit-output BYTES   how large a file may grow (67108864)\n"
 	"  --limit-cpu SECONDS    a backstop (120)\n"
@@ -67,8 +68,9 @@ static bool parse_range(char *text, struct range *r)
 enum option_id {
 	TRACE = 1,
 	DUMP,
-	DIR_,
 	READ,
+	WRITE,
+	CHDIR,
 	KVM_,
 	UID,
 	GID,
@@ -84,8 +86,9 @@ enum option_id {
 static const struct option known[] = {
 	{"trace", required_argument, NULL, TRACE},
 	{"dump", required_argument, NULL, DUMP},
-	{"dir", required_argument, NULL, DIR_},
 	{"read", required_argument, NULL, READ},
+	{"write", required_argument, NULL, WRITE},
+	{"chdir", required_argument, NULL, CHDIR},
 	{"kvm", required_argument, NULL, KVM_},
 	{"uid", required_argument, NULL, UID},
 	{"gid", required_argument, NULL, GID},
@@ -104,6 +107,7 @@ static bool set_number(struct options *o, enum option_id id, uint64_t n)
 	switch (id) {
 	case UID:
 		o->uid = (uid_t)n;
+		o->gid = (gid_t)n; /* --gid comes after it */
 		return n <= INT_MAX;
 	case GID:
 		o->gid = (gid_t)n;
@@ -123,6 +127,24 @@ static bool set_number(struct options *o, enum option_id id, uint64_t n)
 	}
 }
 
+/* The sandbox has another current folder, perhaps. */
+static const char *absolute(const char *path)
+{
+	char here[PATH_MAX], *whole;
+
+	if (path[0] == '/' || !getcwd(here, sizeof(here)) || asprintf(&whole, "%s/%s", here, path) < 0)
+		return path;
+	return whole;
+}
+
+static bool add_path(const char **list, unsigned *count, const char *path)
+{
+	if (*count == PATHS_MAX)
+		return false;
+	list[(*count)++] = absolute(path);
+	return true;
+}
+
 static bool set_option(struct options *o, enum option_id id, char *value)
 {
 	uint64_t n = 0;
@@ -133,12 +155,12 @@ static bool set_option(struct options *o, enum option_id id, char *value)
 		return true;
 	case DUMP:
 		return o->dumps < DUMPS_MAX && parse_range(value, &o->dump[o->dumps++]);
-	case DIR_:
-		o->dir = value;
-		return true;
 	case READ:
-		if (o->reads < READS_MAX)
-			o->read[o->reads++] = value;
+		return add_path(o->read, &o->reads, value);
+	case WRITE:
+		return add_path(o->write, &o->writes, value);
+	case CHDIR:
+		o->folder = absolute(value);
 		return true;
 	case KVM_:
 		o->kvm = value;
@@ -154,24 +176,27 @@ static bool set_option(struct options *o, enum option_id id, char *value)
 	}
 }
 
-/* The sandbox has another current folder, perhaps. */
-static const char *absolute(const char *path)
+/* A name without a slash is looked for where a shell would look. */
+static const char *in_path(const char *name)
 {
-	char here[PATH_MAX], *whole;
+	const char *from = getenv("PATH");
+	char whole[PATH_MAX];
 
-	if (path[0] == '/' || !getcwd(here, sizeof(here)) || asprintf(&whole, "%s/%s", here, path) < 0)
-		return path;
-	return whole;
+	while (from && !strchr(name, '/')) {
+		size_t length = strcspn(from, ":");
+
+		snprintf(whole, sizeof(whole), "%.*s/%s", (int)length, from, name);
+		if (access(whole, X_OK) == 0)
+			return strdup(whole);
+		from = from[length] ? from + length + 1 : NULL;
+	}
+	return absolute(name);
 }
 
 static void make_absolute(struct options *o)
 {
-	o->program = absolute(o->argv[0]);
+	o->program = in_path(o->argv[0]);
 	o->kvm = absolute(o->kvm);
-	if (o->dir)
-		o->dir = absolute(o->dir);
-	for (unsigned i = 0; i < o->reads; i++)
-		o->read[i] = absolute(o->read[i]);
 }
 
 /* 0: go on; else this process ends with *status. */
@@ -314,6 +339,14 @@ static int run(struct session *s)
 	return EXIT_RECORDED;
 }
 
+/* Without a record, how the program ended is all that there is to tell; as a shell tells it. */
+static int plain_status(const struct session *s, int status)
+{
+	if (status != EXIT_RECORDED)
+		return EXIT_PLAIN_NOT_RUN;
+	return WIFEXITED(s->status) ? WEXITSTATUS(s->status) : 128 + WTERMSIG(s->status);
+}
+
 int main(int argc, char **argv)
 {
 	static struct options o = {
@@ -331,6 +364,8 @@ int main(int argc, char **argv)
 	if (!o.plain)
 		state_ask_kvm(&s.state, o.kvm);
 	status = run(&s);
+	if (o.plain)
+		status = plain_status(&s, status);
 	state_free(&s.state);
 	free(s.tasks);
 	return status;

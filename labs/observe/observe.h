@@ -19,7 +19,7 @@
 
 /* --- options (main.c) -------------------------------------------------------------------------------------- */
 
-#define READS_MAX 64
+#define PATHS_MAX 64
 #define DUMPS_MAX 64
 
 struct range {
@@ -28,9 +28,9 @@ struct range {
 };
 
 struct options {
-	const char *trace, *dir, *kvm, *program; /* absolute, but trace */
-	const char *read[READS_MAX];
-	unsigned reads;
+	const char *trace, *kvm, *program, *folder; /* folder: the program's current one, or NULL */
+	const char *read[PATHS_MAX], *write[PATHS_MAX];
+	unsigned reads, writes;
 	struct range dump[DUMPS_MAX];
 	unsigned dumps;
 	uint64_t limit_memory, limit_output, limit_cpu, limit_runs; /* 0: none */
@@ -144,6 +144,8 @@ struct call {
 	bool replied;
 	/* an open that may turn out to be forbidden */
 	char path[512];
+	int folder;
+	bool creates;
 };
 
 struct task {
@@ -178,8 +180,9 @@ int trace_program(struct session *s, int errors);
 void trace_kill(struct session *s, enum why why);
 void trace_forbidden(struct session *s, pid_t tid, const char *what, const char *detail);
 
-/* Reads the program's memory; the bytes that were there. */
+/* Reads the program's memory, or that of a process that it started; the bytes that were there. */
 size_t peek(const struct session *s, uint64_t address, void *buf, size_t length);
+size_t peek_task(const struct session *s, const struct task *t, uint64_t address, void *buf, size_t length);
 
 /* --- calls.c ----------------------------------------------------------------------------------------------- */
 
@@ -188,6 +191,12 @@ bool call_entered(struct session *s, struct task *t, uint32_t arch);
 void call_returned(struct session *s, struct task *t, int64_t ret);
 /* The program ends while t is in a call. */
 void call_cut_short(struct session *s, struct task *t);
+
+/* --- files.c ----------------------------------------------------------------------------------------------- */
+
+/* True: what becomes of this open is to be seen, too. */
+bool open_entered(struct session *s, struct task *t);
+void open_returned(struct session *s, const struct task *t, int64_t ret);
 
 /* --- decode.c, run.c --------------------------------------------------------------------------------------- */
 

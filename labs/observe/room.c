@@ -5,7 +5,7 @@
  * Where the kernel or a container forbids mounting, the host's tree is left in place and Landlock does what
  * it can.
  *
- * Rules: mount_namespaces(7), mount(2), mknod(2).
+ * Rules: mount_namespaces(7), mount(2), pivot_root(2), mknod(2).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -118,7 +119,7 @@ static int make_device(const struct options *o, int host)
 	return 0;
 }
 
-#define SOURCES_MAX (READS_MAX + 40)
+#define SOURCES_MAX (2 * PATHS_MAX + 40)
 
 static unsigned open_all(const struct options *o, struct source *list)
 {
@@ -131,8 +132,8 @@ static unsigned open_all(const struct options *o, struct source *list)
 	for (unsigned i = 0; i < o->reads; i++)
 		open_source(list, &count, o->read[i], false);
 	open_source(list, &count, o->program, false);
-	if (o->dir)
-		open_source(list, &count, o->dir, true);
+	for (unsigned i = 0; i < o->writes; i++)
+		open_source(list, &count, o->write[i], true);
 	return count;
 }
 
@@ -158,11 +159,14 @@ int room_enter(const struct options *o, char *why, size_t size)
 		link_given(system_paths[i]);
 	for (unsigned i = 0; i < o->reads; i++)
 		link_given(o->read[i]);
+	for (unsigned i = 0; i < o->writes; i++)
+		link_given(o->write[i]);
 	if (!o->plain && (host < 0 || make_device(o, host) < 0))
 		return failed(why, size, "the program can't be given", o->kvm);
-	if (chroot(BASE) < 0 || chdir("/") < 0)
+	/* Onto itself: the old tree then lies on top, and is taken away. pivot_root(2) has this. */
+	if (chdir(BASE) < 0 || syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 ||
+	    chdir("/") < 0)
 		return failed(why, size, "the sandbox can't be entered:", BASE);
-	if (chdir(here) < 0 && o->dir)
-		(void)!chdir(o->dir);
+	(void)!chdir(here);
 	return 0;
 }

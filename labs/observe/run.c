@@ -242,7 +242,6 @@ void run_returned(struct session *s, struct task *t, int64_t ret)
 void run_unreturned(struct session *s, struct task *t)
 {
 	begin(s, t);
-	out_null(&s->out, "ret");
 	out_null(&s->out, "reason");
 	end(s);
 }

@@ -94,8 +94,8 @@ static void add_rules(int ruleset, uint64_t handled, const struct options *o)
 	allow(ruleset, handled, "/dev/full", DEVICE);
 	if (!o->plain)
 		allow(ruleset, handled, o->kvm, DEVICE);
-	if (o->dir)
-		allow(ruleset, handled, o->dir, WRITING | (o->plain ? LANDLOCK_ACCESS_FS_EXECUTE : 0));
+	for (unsigned i = 0; i < o->writes; i++)
+		allow(ruleset, handled, o->write[i], WRITING | (o->plain ? LANDLOCK_ACCESS_FS_EXECUTE : 0));
 }
 
 static int lock_files(const struct options *o)
@@ -177,6 +177,8 @@ int sandbox_enter(const struct options *o, char *why, size_t size)
 {
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return failed(why, size, "the kernel has no no_new_privs");
+	if (!o->sandbox && o->folder && chdir(o->folder) < 0)
+		return failed(why, size, o->folder);
 	if (!o->sandbox)
 		return filter_load(o) < 0 ? failed(why, size, "the kernel refuses the system call filter")
 					  : 0;
@@ -187,6 +189,8 @@ int sandbox_enter(const struct options *o, char *why, size_t size)
 	set_limits(o);
 	if (drop_rights(o) < 0)
 		return failed(why, size, "root's rights can't be dropped");
+	if (o->folder && chdir(o->folder) < 0)
+		return failed(why, size, o->folder);
 	if (!o->plain && access(o->kvm, R_OK | W_OK) < 0)
 		return failed(why, size, "the program can't be given KVM's device");
 	if (lock_files(o) < 0)

@@ -57,12 +57,22 @@ uint64_t since(const struct session *s)
 	return now() - s->started;
 }
 
-size_t peek(const struct session *s, uint64_t address, void *buf, size_t length)
+static size_t peek_process(pid_t process, uint64_t address, void *buf, size_t length)
 {
 	struct iovec mine = {buf, length}, its = {(void *)(uintptr_t)address, length}; // NOLINT
-	ssize_t n = process_vm_readv(s->pid, &mine, 1, &its, 1, 0);
+	ssize_t n = process_vm_readv(process, &mine, 1, &its, 1, 0);
 
 	return n < 0 ? 0 : (size_t)n;
+}
+
+size_t peek(const struct session *s, uint64_t address, void *buf, size_t length)
+{
+	return peek_process(s->pid, address, buf, length);
+}
+
+size_t peek_task(const struct session *s, const struct task *t, uint64_t address, void *buf, size_t length)
+{
+	return peek_process(t->outside ? t->tid : s->pid, address, buf, length);
 }
 
 /* --- tasks --- */
@@ -127,6 +137,8 @@ void trace_forbidden(struct session *s, pid_t tid, const char *what, const char 
 
 	if (s->killed)
 		return;
+	if (s->opt->plain) /* in a compiler's words, as it is a compiler */
+		fprintf(stderr, "observe: error: can't open %s: Permission denied (%s)\n", detail, what);
 	out_open(o, NULL, '{');
 	out_text(o, "k", "forbidden");
 	out_u64(o, "t", since(s));

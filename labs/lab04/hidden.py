@@ -1,0 +1,59 @@
+"""
+Lab 4's tests that students don't have: 32-bit mode by the same functions, CPL 3, what must stay, and the largest map.
+"""
+
+from kit.testing import test
+from lab04.tests import (ADDRESS, DATA_SEGMENTS, GIB, HIGH_TABLES, PML4, check_gdt, check_segment, check_state,
+                         check_tables, check_task, guest_run, made, memory_of, place, told)
+
+LEFT_ALONE = ("cr2", "cr8", "apic_base", "interrupt_bitmap")
+
+
+@test(task=1)
+def protected_mode_uses_the_same_functions(t):
+    """Flat 32-bit protected mode comes from the same functions"""
+    s, run = made(t, command="protected")
+    t.require(s["cs"]["db"] and not s["cs"]["l"], "PROTECTED_NOT_32_BIT", db=s["cs"]["db"], l=s["cs"]["l"])
+    check_segment(t, "cs", s["cs"], 11)
+    for name in DATA_SEGMENTS:
+        check_segment(t, name, s[name], 3)
+    check_task(t, s, base=0)
+    check_gdt(t, s, memory_of(run))
+    at, port = place(t), t.random.randrange(0x200, 0x3f0, 4)
+    image = t.guest("flat32", NONCE=t.nonce, PORT=port)
+    lines = ["kvm_open", "vm_create", "mem_ram 0x100000", "vcpu_create", f"load {image.path} {at:#x}",
+             f"entry protected {at:#x} rsp=0x8000", "run 2"]
+    run = t.rig("\n".join(lines) + "\n")
+    got, want = told(t, run, 1, port), [t.nonce - 1 & 0xffffffff]
+    t.require(got == want, "GUEST_COMPUTED_WRONG", got=" ".join(map(hex, got)), want=" ".join(map(hex, want)))
+
+
+@test(task=4)
+def code_runs_at_cpl_3(t):
+    """A guest opens a page to CPL 3, goes there, and computes with SSE"""
+    check_state(t)
+    at, port = place(t), t.random.randrange(0x200, 0x3f0, 4)
+    run = guest_run(t, t.guest("user", NONCE=t.nonce, PORT=port, STACK=0x7000), at, 2)
+    got, want = told(t, run, 2, port), [0x23, t.nonce * 2 & 0xffffffff]
+    t.require(got == want, "GUEST_COMPUTED_WRONG", got=" ".join(map(hex, got)), want=" ".join(map(hex, want)))
+
+
+@test(task=4)
+def nothing_else_changes(t):
+    """The APIC's address, CR2, CR8 and waiting interrupts stay as they were"""
+    s, run = made(t)
+    before = run.trace.ioctls("KVM_GET_SREGS")[0].out
+    for field in LEFT_ALONE:
+        t.require(s[field] == before[field], "FIELD_CLOBBERED", field=field, before=before[field], after=s[field])
+
+
+@test(task=3)
+def tables_end_at_512_gib(t):
+    """Whatever size is asked for, the map has one PDPT: 512 GiB at most"""
+    high = (HIGH_TABLES, 508 * 4096)
+    size = 512 * GIB + t.random.randrange(1, 1 << 44)
+    _, run = made(t, ram=3 * GIB, map_size=size, dump=[("last", *high)])
+    read = memory_of(run, high)
+    check_tables(t, read, PML4, 512, GIB - 2 * (1 << 21))
+    t.require(read(PML4 + 8) == 0 and read(PML4) & ADDRESS, "MAPPED_TOO_FAR", index=512, entry=hex(read(PML4 + 8)),
+              size=hex(size))
