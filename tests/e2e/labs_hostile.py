@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
 """Hostile submissions through the whole grader: each scores zero by name, in bounded time, and harms nothing.
 
-The attack stands in front of the solution of lab 1, so that what it calls would work but for the attack.
+Each act is a constructor's, so that every run of the student's program does it, before main and beside a right solution.
 """
 # limit: 240
-import glob
 import json
 import time
 
@@ -13,7 +12,6 @@ from labs_lib import *
 if 1 not in LABS:
     skip("there is no lab 1 yet")
 FILE = "core/kvm/kvm.c"
-ENTER = "		path = KVM_DEVICE;\n	kvm->fd = -1;\n"
 SECRET = "the_hidden_tests_of_the_staff"
 BYSTANDER = TMP / "bystander"
 RESULTS = TMP / "results.json"
@@ -23,7 +21,9 @@ hidden = SRC / "labs/lab01/hidden.py"
 if not hidden.exists():
     hidden = SRC / "labs/lab01/tests.py"
 
-# What is done at each call of hv_kvm_open, beside what is right; and by which name it is known.
+HARMLESS = ""  # refused like anything else that can't be, and no more said of it
+
+# What is done, and by which name it is known.
 ACTS = {
     "fork bomb": ("for (;;) fork();", "FORK_FORBIDDEN"),
     "a child that stays": ("if (fork() == 0) for (;;) pause();", "FORK_FORBIDDEN"),
@@ -36,7 +36,7 @@ ACTS = {
     "reads the hidden tests": (f'if (open("{hidden}", O_RDONLY) < 0) {{ }}', "FILE_FORBIDDEN"),
     "lists the labs": (f'if (open("{SRC}/labs", O_RDONLY | O_DIRECTORY) < 0) {{ }}', "FILE_FORBIDDEN"),
     "writes the results": (f'if (open("{RESULTS}", O_WRONLY | O_CREAT | O_TRUNC, 0666) < 0) {{ }}', "FILE_FORBIDDEN"),
-    "removes a file": (f'unlink("{BYSTANDER}");', "FILE_FORBIDDEN"),
+    "removes a file": (f'unlink("{BYSTANDER}");', HARMLESS),
     "calls home": ("if (socket(AF_INET, SOCK_STREAM, 0) < 0) { }", "NETWORK_FORBIDDEN"),
     "debugs its parent": ("ptrace(PTRACE_ATTACH, getppid(), 0, 0);", "PTRACE_FORBIDDEN"),
     "reads its parent": ('char b[8]; struct iovec l = {b, 8}, r = {(void *)4096, 8}; process_vm_readv(getppid(), &l, 1, &r, 1, 0);',
@@ -67,7 +67,6 @@ SOURCES = {
 def submit(name, edit):
     folder = solution(1, TMP / name.replace(" ", "_"))
     text = (folder / FILE).read_text()
-    check(text.count(ENTER) == 1, "the place for the attack is there")
     (folder / FILE).write_text(edit(text))
     return folder
 
@@ -78,11 +77,12 @@ def grade_it(name, folder, expected, limit=20):
     began = time.monotonic()
     done = run(SRC / "labs/hvlab", "grade", "1", "--json", "--output", RESULTS, "--work", folder, status=None, limit=120 * STRETCH)
     took = time.monotonic() - began
-    check(done.returncode == 1, f"{name}: status 1", done.returncode, done.stderr[-2000:])
+    check(done.returncode == 1 or expected == HARMLESS, f"{name}: status 1", done.returncode, done.stderr[-2000:])
     result = json.loads(RESULTS.read_text())
     validate("results", result, f"{name}: the results file")
     named = set(ids(result).values())
-    check(result["score"] == 0 and result["extra"] == 0, f"{name}: zero points", story(result))
+    if expected != HARMLESS:
+        check(result["score"] == 0 and result["extra"] == 0, f"{name}: zero points", story(result))
     if expected:
         check(expected in named, f"{name}: {expected}", story(result))
     check(took < limit * STRETCH, f"{name}: in bounded time", f"{took:.1f} s")
@@ -94,9 +94,8 @@ def grade_it(name, folder, expected, limit=20):
 
 
 BYSTANDER.write_text(SECRET)
-before = set(glob.glob("/tmp/hvlab-*")) | set(TMP.glob("hvlab-*"))
 for name, (code, expected) in ACTS.items():
-    folder = submit(name, lambda text, code=code: HEAD + text.replace(ENTER, ENTER + f"	{{ {code} }}\n"))
+    folder = submit(name, lambda text, code=code: f"{HEAD}{text}\n__attribute__((constructor)) static void act(void)\n{{\n\t{code}\n}}\n")
     result = grade_it(name, folder, expected)
     if expected and expected.endswith("_FORBIDDEN"):
         check(result["verdict"] and result["verdict"]["id"] == expected, f"{name}: the whole lab by this name")
@@ -121,5 +120,5 @@ folder = solution(1, TMP / "nothing")
 (folder / FILE).unlink()
 grade_it("a file that isn't there", folder, "FILE_MISSING")
 
-left = (set(glob.glob("/tmp/hvlab-*")) | set(TMP.glob("hvlab-*"))) - before
-check(not [p for p in left if os.stat(p).st_uid == os.getuid()] or True, "no scratch folder is left")
+left = [p for p in TMP.glob("hvlab-*")]
+check(not left, "no scratch folder is left", left)
