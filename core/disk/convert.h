@@ -41,13 +41,14 @@ struct hv_convert {
 	enum hv_convert_holes holes;
 	unsigned threads; /* 0: one a CPU, at most 8 */
 	bool verify, digest, resume, salvage;
-	bool no_replace;           /* -EEXIST when something has the destination's name in the end */
-	bool no_journal;           /* write none (standard output never has one) */
-	uint64_t memory;           /* bytes for buffers; 0: 16 MiB */
-	uint64_t journal_every_ns; /* 0: 5 s */
+	bool no_replace;            /* -EEXIST when something has the destination's name in the end */
+	bool no_journal;            /* write none (standard output never has one) */
+	uint64_t memory;            /* bytes for buffers; 0: 16 MiB */
+	uint64_t journal_every_ns;  /* 0: 5 s */
+	uint64_t progress_every_ns; /* 0: 0.1 s */
 
 	/*
-	 * Called about ten times a second from the calling thread; a return other than 0 stops the conversion
+	 * Called every progress_every_ns from the calling thread; a return other than 0 stops the conversion
 	 * (-ECANCELED); the partial file and its journal stay then when anything can be resumed from them.
 	 */
 	int (*progress)(void *ctx, const struct hv_convert_progress *p);

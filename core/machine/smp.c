@@ -50,7 +50,7 @@ void hv_smp_kick(struct hv_machine *m, uint64_t cpus)
 
 		if (!(cpus >> i & 1))
 			continue;
-		/* hv:solution lab=8 task=2 */
+		/* hv:solution lab=8 task=3 */
 		atomic_store(&cpu->kicked, true);
 		set_immediate_exit(cpu, 1);
 		/* By thread id: a thread that has ended meanwhile just makes this fail. */
@@ -82,6 +82,7 @@ bool hv_smp_wanted(void *machine)
  */
 static void settle(struct hv_cpu *cpu)
 {
+	/* hv:solution lab=8 task=6 */
 	cpu->settling = true;
 	while (cpu->unfinished && !atomic_load(&cpu->machine->ending)) {
 		int rc;
@@ -96,6 +97,7 @@ static void settle(struct hv_cpu *cpu)
 	}
 	cpu->settling = false;
 	set_immediate_exit(cpu, 0);
+	/* hv:end */
 }
 
 /* Runs the calls that other threads left here. Called and left with the lock held. */
@@ -123,7 +125,7 @@ static bool attend(struct hv_cpu *cpu)
 	uint64_t self = 1ull << cpu->vcpu.index;
 	bool go_on;
 
-	/* hv:solution lab=8 task=3 */
+	/* hv:solution lab=8 task=5 */
 	set_immediate_exit(cpu, 0);
 	atomic_store(&cpu->kicked, false);
 	settle(cpu);
@@ -175,7 +177,7 @@ static void *vcpu_thread(void *arg)
 	pthread_setname_np(pthread_self(), name);
 	atomic_store(&cpu->tid, (int)syscall(SYS_gettid));
 
-	/* hv:solution lab=8 task=1 */
+	/* hv:solution lab=8 task=2 */
 	for (;;) {
 		if (atomic_load(&cpu->kicked) && !attend(cpu))
 			break;
@@ -209,6 +211,7 @@ int hv_smp_start(struct hv_machine *m, struct hv_error *err)
 	int rc = 0;
 
 	pthread_once(&once, install_handler);
+	/* hv:solution lab=8 task=1 */
 	/* A vCPU thread takes no signal but the kick, so that the tool's signals reach the tool's own thread.
 	 */
 	hv_signals_block(&before);
@@ -229,10 +232,12 @@ int hv_smp_start(struct hv_machine *m, struct hv_error *err)
 	if (rc)
 		return hv_fail(err, rc, "a vCPU's thread cannot be created: %s", strerror(rc));
 	return 0;
+	/* hv:end */
 }
 
 bool hv_smp_join(struct hv_machine *m, uint64_t limit_ns)
 {
+	/* hv:solution lab=8 task=4 */
 	uint64_t live;
 
 	pthread_mutex_lock(&m->lock);
@@ -254,4 +259,5 @@ bool hv_smp_join(struct hv_machine *m, uint64_t limit_ns)
 			m->cpus[i].thread = 0;
 		}
 	return live == 0;
+	/* hv:end */
 }

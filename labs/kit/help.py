@@ -62,8 +62,8 @@ def explain(tree, ident=None, last=()):
     lines = [f"{wanted} ({where(entry)})", "", "What was seen:", wrap(without_braces(entry.seen), "  ")]
     for test, diagnosis in seen_before(last, wanted):
         lines.append(wrap(f"In your last grading, {test}: {diagnosis['seen']}", "  "))
-    lines += ["", "Why:", wrap(entry.why, "  "),
-              "", "Read:", wrap(entry.read, "  ")]
+    lines += ["", "Why:", wrap(without_braces(entry.why), "  "),
+              "", "Read:", wrap(without_braces(entry.read), "  ")]
     return "\n".join(lines), 0
 
 
@@ -89,7 +89,7 @@ def read_state(path):
         with open(path, encoding="utf-8") as file:
             state = json.load(file)
         return {int(task): max(0, int(told)) for task, told in state["told"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 

@@ -257,7 +257,8 @@ class Run:
         self.stdout = self.stderr = b""
         self.answers = []
         self.seconds = 0.0
-        self.allowed = None
+        self.allowed = self.reference = None  # seconds: the limit, and what the reference needed, if it was asked
+        self.program_name = None
         self.trace = Trace(trace_path)
 
     @property

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #include "rig/fault.h"
 
@@ -85,9 +86,24 @@ static int look(struct rig *rig, int count, char **words)
 	return 0;
 }
 
-/* set_regs rip=N [rax=N] [rbx=N] [rcx=N] [rdx=N] [rsp=N] [cpu=N]; what isn't named is 0. */
+/* A fresh vCPU is in real mode already; only CS is not where a small guest wants it. */
+static int cs_to_zero(struct rig *rig, const struct hv_vcpu *vcpu)
+{
+	struct kvm_sregs s;
+
+	if (ioctl(vcpu->fd, KVM_GET_SREGS, &s) < 0)
+		return hv_fail_errno(&rig->err, "KVM_GET_SREGS");
+	s.cs.base = s.cs.selector = 0;
+	return ioctl(vcpu->fd, KVM_SET_SREGS, &s) < 0 ? hv_fail_errno(&rig->err, "KVM_SET_SREGS") : 0;
+}
+
+/*
+ * set_regs rip=N [rax=N] [rbx=N] [rcx=N] [rdx=N] [rsp=N] [flat=1] [cpu=N]; what isn't named is 0. flat: CS
+ * begins at 0, by the rig's own doing, not by hv_vcpu_real_mode.
+ */
 static int set_regs(struct rig *rig, int count, char **words)
 {
+	struct hv_vcpu *vcpu = vcpu_of(rig, count, words);
 	struct kvm_regs r = {
 		.rip = rig_option_number(count, words, "rip", 0),
 		.rax = rig_option_number(count, words, "rax", 0),
@@ -97,8 +113,11 @@ static int set_regs(struct rig *rig, int count, char **words)
 		.rsp = rig_option_number(count, words, "rsp", 0),
 		.rflags = 2,
 	};
+	int rc = 0;
 
-	return hv_vcpu_set_regs(vcpu_of(rig, count, words), &r, &rig->err);
+	if (rig_option_number(count, words, "flat", 0))
+		rc = cs_to_zero(rig, vcpu);
+	return rc ? rc : hv_vcpu_set_regs(vcpu, &r, &rig->err);
 }
 
 static void tell_segment(struct rig *rig, const char *name, const struct kvm_segment *s)
@@ -156,7 +175,7 @@ const struct rig_command rig_lab01[] = {
 	{"run_size", "BYTES", run_size},
 	{"immediate_exit", "0|1 [cpu=N]", immediate_exit},
 	{"look", "[cpu=N]", look},
-	{"set_regs", "rip=N [rax=N] [rbx=N] [rcx=N] [rdx=N] [rsp=N] [cpu=N]", set_regs},
+	{"set_regs", "rip=N [rax=N] [rbx=N] [rcx=N] [rdx=N] [rsp=N] [flat=1] [cpu=N]", set_regs},
 	{"real_mode", "[fill=BYTE]", real_mode},
 	{NULL, NULL, NULL},
 };

@@ -144,6 +144,20 @@ static int bus_add(struct rig *rig, int count, char **words)
 			  &b->devices[index].dev, &rig->err);
 }
 
+/* bus_ranges: the bases as they lie in the bench's bus. */
+static int bus_ranges(struct rig *rig, int count, char **words)
+{
+	const struct hv_bus *bus = &bench_of(rig)->bus;
+	char text[HV_BUS_RANGES * 20] = "";
+	size_t used = 0;
+
+	for (unsigned i = 0; i < bus->count && i < HV_BUS_RANGES; i++)
+		used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%#llx", i ? " " : "",
+					 (unsigned long long)bus->ranges[i].base);
+	rig_text(rig, "bases", text);
+	return 0;
+}
+
 /* bus_find ADDRESS: the device's number, or -1; and the range. */
 static int bus_find(struct rig *rig, int count, char **words)
 {
@@ -227,6 +241,7 @@ static int machine_counts(struct rig *rig, int count, char **words)
 const struct rig_command rig_lab02[] = {
 	{"device", "max=1|2|4|8 nonce=N [stream=1]", device},
 	{"bus_add", "DEVICE BASE LENGTH [offset=N] [on=pio|mmio]", bus_add},
+	{"bus_ranges", "", bus_ranges},
 	{"bus_find", "ADDRESS", bus_find},
 	{"bus_read", "ADDRESS SIZE", bus_read},
 	{"bus_write", "ADDRESS HEX", bus_write},

@@ -63,7 +63,7 @@ static void stopped(const char *from, const char *to, struct hv_convert c)
 	struct hv_error err;
 
 	c.progress = stop_at_once;
-	c.journal_every_ns = 1;
+	c.journal_every_ns = c.progress_every_ns = 1;
 	for (unsigned tries = 0; tries < 50; tries++) {
 		int rc = sample_convert(from, to, &c, &err);
 		if (rc == -ECANCELED && c.resumable)

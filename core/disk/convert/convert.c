@@ -271,6 +271,11 @@ static void take_counts(struct hv_conversion *v, struct hv_convert_progress *out
 	out->size = p->end;
 }
 
+static uint64_t tick_ns(const struct hv_convert *c)
+{
+	return c->progress_every_ns ? c->progress_every_ns : TICK_NS;
+}
+
 static void tick(struct hv_conversion *v, bool verifying)
 {
 	uint64_t now = hv_now_ns();
@@ -278,7 +283,7 @@ static void tick(struct hv_conversion *v, bool verifying)
 
 	if (now < v->next_tick)
 		return;
-	v->next_tick = now + TICK_NS;
+	v->next_tick = now + tick_ns(v->c);
 	take_counts(v, &counts);
 	counts.verifying = verifying;
 	tell_losses(v, false);
@@ -432,7 +437,7 @@ int hv_convert(struct hv_convert *c, struct hv_error *err)
 	v.pipe = hv_pipe_new(c->source);
 	if (!v.pipe)
 		return hv_fail(err, ENOMEM, "%s: no memory to convert it", c->source->path);
-	v.next_tick = hv_now_ns() + TICK_NS;
+	v.next_tick = hv_now_ns() + tick_ns(c);
 	v.next_checkpoint = hv_now_ns() + (c->journal_every_ns ? c->journal_every_ns : JOURNAL_NS);
 	rc = begin_destination(&v, err);
 	if (rc == 0)

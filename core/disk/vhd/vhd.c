@@ -66,7 +66,7 @@ static int ready_to_write(struct hv_disk *d, struct vhd *v)
 	return 0;
 }
 
-static int open_table(struct hv_disk *d, struct vhd *v, struct hv_error *err)
+int hv_vhd_open_table(struct hv_disk *d, struct vhd *v, bool writing, struct hv_error *err)
 {
 	struct hv_table_shape shape = {
 		.file = d->file[0],
@@ -76,7 +76,7 @@ static int open_table(struct hv_disk *d, struct vhd *v, struct hv_error *err)
 		.entry_size = 4,
 		.big_endian = true,
 		/* 4 MiB, the table of 2 TiB: entries must not reach the file before their blocks have. */
-		.pages = d->writable ? 64 : 0,
+		.pages = writing ? 64 : 0,
 	};
 
 	return hv_table_new(&shape, &v->table, err);
@@ -87,7 +87,7 @@ static int open_blocks(struct hv_disk *d, struct vhd *v, struct hv_error *err)
 	int rc = hv_vhd_read_header(d, v, err);
 
 	if (rc == 0)
-		rc = open_table(d, v, err);
+		rc = hv_vhd_open_table(d, v, d->writable, err);
 	if (rc == 0 && d->writable)
 		rc = ready_to_write(d, v);
 	if (rc == 0 && v->type == VHD_DIFFERENCING)

@@ -108,6 +108,8 @@ void hv_vhd_id(const uint8_t *id, char text[37]);
 int hv_vhd_open_parent(struct hv_disk *d, struct vhd *v, struct hv_error *err);
 
 /* --- vhd.c --- */
+/* The block allocation table; writing: its changed pages are kept until they are flushed. */
+int hv_vhd_open_table(struct hv_disk *d, struct vhd *v, bool writing, struct hv_error *err);
 uint64_t hv_vhd_end(const struct hv_disk *d, const struct vhd *v);
 /* A block's place in the file, checked; *at is its bitmap's. */
 int hv_vhd_block(const struct hv_disk *d, const struct vhd *v, uint64_t block, uint64_t entry, uint64_t *at,

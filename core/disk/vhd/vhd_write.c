@@ -335,21 +335,6 @@ static int plan_table(struct hv_disk *d, struct vhd *v, struct hv_error *err)
 	return 0;
 }
 
-static int new_table(struct hv_disk *d, struct vhd *v, struct hv_error *err)
-{
-	struct hv_table_shape shape = {
-		.file = d->file[0],
-		.what = "block allocation table",
-		.at = v->table_at,
-		.entries = v->entries,
-		.entry_size = 4,
-		.big_endian = true,
-		.pages = 64,
-	};
-
-	return hv_table_new(&shape, &v->table, err);
-}
-
 static void tell_geometry(struct hv_disk *d, const struct vhd *v)
 {
 	d->cylinders = hv_be16(v->footer + FOOTER_CYLINDERS);
@@ -397,7 +382,7 @@ static int create_dynamic(struct hv_disk *d, struct vhd *v, bool full, struct hv
 	if (rc == 0)
 		rc = write_empty_table(d, v, err);
 	if (rc == 0)
-		rc = new_table(d, v, err);
+		rc = hv_vhd_open_table(d, v, true, err);
 	return rc == 0 && full ? allocate_all(d, v, err) : rc;
 }
 
@@ -454,7 +439,7 @@ static int resume_blocks(struct hv_disk *d, struct vhd *v, struct hv_error *err)
 			hv_be64(v->header + HEADER_TABLE) != v->table_at))
 		return not_ours(d, err);
 	if (rc == 0)
-		rc = new_table(d, v, err);
+		rc = hv_vhd_open_table(d, v, true, err);
 	for (uint64_t block = 0; rc == 0 && block < v->blocks; block += count) {
 		uint64_t end;
 

@@ -1,14 +1,14 @@
 /*
- * triple: tells PORT that it is about to fall, empties the interrupt table, and runs an instruction that is
+ * triple: tells PORT (BYTE) that it is about to fall, empties the interrupt table, and runs an instruction that is
  * none. The exception finds no handler, and neither do the two that follow from it.
  */
 	.code16
 	.globl _start
 _start:
 	mov $PORT, %dx
-	mov $0x5a, %al
+	mov $BYTE, %al
 	out %al, %dx
-	lidt empty - _start + LOAD
+	lidt empty
 	mov %cr0, %eax
 	or $1, %al
 	mov %eax, %cr0

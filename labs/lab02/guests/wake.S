@@ -9,7 +9,7 @@ _start:
 	xor %ax, %ax
 	mov %ax, %ss
 	mov $0x7000, %sp
-	movw $(handler - _start + LOAD), VECTOR * 4
+	movw $handler, VECTOR * 4
 	movw $0, VECTOR * 4 + 2
 	mov $PORT, %dx
 	sti
