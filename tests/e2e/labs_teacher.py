@@ -11,6 +11,8 @@ import zipfile
 from labs_staff_lib import *
 
 HANDOUT = BUILD / "handout"
+if os.environ.get("HV_SAN"):
+    skip("students' programs are built without sanitizers")
 if not (HANDOUT / "lib/flags.json").exists():
     skip("no student's tree was built (make labs)")
 NUMBERS = sorted(int(p.parent.name[3:]) for p in HANDOUT.glob("labs/lab[0-9][0-9]/lab.ini")
@@ -149,7 +151,8 @@ with zipfile.ZipFile(made / f"gradescope-lab{LAB:02d}.zip") as archive:
         os.chmod(path, info.external_attr >> 16)
 for folder in (TMP, scope, scope / "source"):
     folder.chmod(0o755)  # the sandbox's user has to get in
-ENV = dict(os.environ, AUTOGRADER=str(scope), HVLAB_NO_PACKAGES="1")
+ENV = {k: v for k, v in os.environ.items() if k not in ("BUILD", "SRC")}
+ENV.update(AUTOGRADER=str(scope), HVLAB_NO_PACKAGES="1")
 run(scope / "source/setup.sh", env=ENV)
 check((scope / "source/tree/labs/term.ini").exists(), "setup.sh unpacks the staff's tree")
 
