@@ -33,6 +33,11 @@ class Mutant:
         self.must = {word for word in words if not word.endswith("?")}
         self.may = {word.rstrip("?") for word in words}
 
+    def spread(self, names):
+        """* stands for all tests."""
+        self.must = self.must - {"*"} | (names if "*" in self.must else set())
+        self.may = self.may - {"*"} | (names if "*" in self.may else set())
+
     def fits(self, one, names):
         return (self.told and want(self.may <= names, f"{self.name} names tests of the lab", self.may - names)
                 and want(set(self.expect) <= set(one.diagnoses), f"{self.name} expects what the lab can name", self.expect))
@@ -61,6 +66,7 @@ def main(number):
     mutants = [Mutant(path) for path in sorted((MUTANTS / f"lab{number:02d}").glob("*.patch"))]
     names = {p.info.name for p in grade.plan(one)}
     for mutant in mutants:
+        mutant.spread(names)
         folder = TMP / mutant.path.stem
         if mutant.fits(one, names) and mutant.apply(number, folder):
             judge(mutant, graded(number, folder))
