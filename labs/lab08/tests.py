@@ -190,7 +190,7 @@ def the_end_waits_for_every_thread(t):
 
 def count_together(t, cpus):
     port = t.random.randrange(0x4000, 0x7000, 16)
-    rounds = t.random.randrange(20, 60)
+    rounds = t.random.randrange(8, 20)
     image = t.guest("count", kind="elf64", NONCE=t.nonce, PORT=port, ROUNDS=rounds, CPUS=cpus)
     run = t.hvrun(["--cpus", cpus, "--irqchip", "split", "--mem", "4M", "--timeout", "5", image.path], may_fail=True)
     exits = run.trace.exits()
