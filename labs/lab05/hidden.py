@@ -52,7 +52,7 @@ def random_damage_is_judged_right(t):
             good += 1
         elif not first:
             first = (wrong, field, value, answer, image)
-    t.credit(max(0.0, 2 * good / ROUNDS - 1))
+    t.credit(max(0.0, 2 * good / ROUNDS - 1))   # who takes all, or none, gets little
     if not first:
         return
     wrong, field, value, answer, image = first
