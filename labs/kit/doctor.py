@@ -10,11 +10,9 @@ from __future__ import annotations
 import argparse
 import ctypes
 import dataclasses
-import grp
 import json
 import os
 import platform
-import pwd
 import shutil
 import signal
 import stat
@@ -22,6 +20,12 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+
+try:
+    import grp
+    import pwd
+except ImportError:  # Windows, which is told what to do instead
+    grp = pwd = None
 
 OK, LIMITED, MISSING = "ok", "limited", "missing"
 ALL_LABS = tuple(range(1, 13))
@@ -185,6 +189,8 @@ class Host:
 
 def ids() -> tuple[str, set[int]]:
     """The user's name, and the groups that this session has."""
+    if pwd is None:
+        return os.environ.get("USERNAME", ""), set()
     try:
         name = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -220,9 +226,13 @@ def hypervisor(host: Host) -> tuple[str, str] | None:
     return "a hypervisor", "switch on nested virtualisation for this VM on its host"
 
 
+def x86(host: Host) -> bool:
+    return host.machine.lower() in ("x86_64", "amd64")
+
+
 def check_processor(host: Host) -> list[Check]:
-    group, machine = "machine", host.machine.lower()
-    if machine not in ("x86_64", "amd64"):
+    group = "machine"
+    if not x86(host):
         apple = host.system == "Darwin" or "apple" in host.read("/proc/device-tree/compatible").lower()
         what = f"{host.machine}" + (", Apple" if apple else "")
         return [Check(group, "processor", MISSING, what, "KVM runs guests of the processor's own kind, and the labs' guests and objects are x86-64",
@@ -322,7 +332,7 @@ def check_device(host: Host) -> list[Check]:
         return [Check(group, "/dev/kvm", MISSING, f"{device} is not there", "no VM can be made", cure, ALL_LABS)]
     if not stat.S_ISCHR(info.st_mode):
         return [Check(group, "/dev/kvm", MISSING, f"{device} is no device", "something has put a file in its place",
-                      f"remove it and load kvm_intel or kvm_amd; or unset HV_KVM_DEVICE", ALL_LABS)]
+                      "remove it and load kvm_intel or kvm_amd; or unset HV_KVM_DEVICE", ALL_LABS)]
     who = f"{group_name(info.st_gid)}, mode {stat.S_IMODE(info.st_mode):04o}"
     if not os.access(device, os.R_OK | os.W_OK):
         return [Check(group, "/dev/kvm", MISSING, f"{device} is there, but not for {host.user[0]} (group {who})", "no VM can be made by you",
@@ -401,7 +411,9 @@ def check_first_vm(host: Host, said: dict, ended: str) -> list[Check]:
 
 
 def check_kvm(host: Host) -> list[Check]:
-    checks = [check_backend(host)] if host.machine.lower() in ("x86_64", "amd64") else []
+    if not x86(host):
+        return []  # another processor's KVM is another KVM
+    checks = [check_backend(host)]
     device = check_device(host)
     checks += device
     if any(c.verdict != OK for c in device):
@@ -410,6 +422,9 @@ def check_kvm(host: Host) -> list[Check]:
     if ended.startswith("open:"):
         return checks + [Check("KVM", "open", MISSING, ended, "the device is there and can't be opened",
                                "sudo modprobe kvm_intel or kvm_amd; the kernel's log says why it refuses", ALL_LABS)]
+    if ended.startswith("version:"):
+        return checks + [Check("KVM", "API version", MISSING, ended, f"{host.device} is not KVM's device",
+                               "remove it and load kvm_intel or kvm_amd; or unset HV_KVM_DEVICE", ALL_LABS)]
     return checks + check_version(said) + check_extensions(said) + check_first_vm(host, said, ended)
 
 
