@@ -139,7 +139,8 @@ PRIVATE_H := %/internal.h %_impl.h boot/elf.h boot/layout.h control/gdb_% contro
 DISK_H    := $(wildcard $(addprefix core/disk/,disk.h convert.h appliance.h nbd.h))
 HEADERS   := $(filter-out $(PRIVATE_H),$(patsubst core/%,%,$(sort $(DISK_H) \
              $(filter-out core/disk/%,$(wildcard core/*/*.h core/*/*/*.h)))))
-MAN_PAGES := $(sort $(wildcard docs/man/*.[1-8]))
+# hvlab lies in the tree that a course hands out, not among the installed tools.
+MAN_PAGES := $(filter-out docs/man/hvlab.1,$(sort $(wildcard docs/man/*.[1-8])))
 
 define libhv_PC
 Name: libhv

@@ -14,6 +14,7 @@ import threading
 
 from kit import run as running
 from kit.lab import LabError
+from kit.record import Run
 
 COMPILE_LIMIT = 30.0 * running.STRETCH
 OUTPUT_LIMIT = 20000  # characters of the compiler's that are kept
@@ -92,7 +93,7 @@ class Builder:
         running.own(self.folder, uid)
         self.sandbox = running.Sandbox(os.path.join(tree.bin, "observe"), uid)
         self.output, self.warnings, self.seen_warnings = "", 0, None
-        self.objects = {}
+        self.objects, self.tools, self.counter = {}, 0, threading.Lock()
         self.locks = {"rig": threading.Lock(), "hvrun": threading.Lock()}
         self.programs = {}
 
@@ -129,13 +130,17 @@ class Builder:
                 os.chown(folder, uid, uid)
         return copy
 
-    def _tool(self, command):
+    def _tool(self, command, name):
         """Runs the compiler in the sandbox; (status, what it said)."""
-        words = self.sandbox.command(command, read=[self.tree.core, self.tree.lib], write=[self.folder],
-                                     folder=self.folder)
+        with self.counter:
+            self.tools += 1
+            record = f"{self.folder}-{self.tools}.trace"
+        words = self.sandbox.command(command, record=record, plain=True, read=[self.tree.core, self.tree.lib],
+                                     write=[self.folder], folder=self.folder)
         child = running.Child(words, subprocess.DEVNULL, running.environment(self.folder), self.folder)
-        status = child.finish(lambda: child.started + COMPILE_LIMIT)
+        child.finish(lambda: child.started + COMPILE_LIMIT)
         said = (child.out.data + child.err.data).decode(errors="replace")
+        status = running.fill(Run(name, words, record), child, 1).status
         if child.why:
             status, said = 1, f"error: the compiler was ended ({child.why})\n{said}"
         return status, said.replace(self.folder + "/", "")[:OUTPUT_LIMIT]
@@ -146,7 +151,7 @@ class Builder:
             target = copy[:-2] + ".o"
             flags = self.flags.compile(self.compiler, self.tree.core)
             room = os.path.join(self.tree.core, *name.split("/")[1:-1])  # its own room's private headers
-            status, said = self._tool([*flags, f"-iquote{room}", "-c", "-o", target, name])
+            status, said = self._tool([*flags, f"-iquote{room}", "-c", "-o", target, name], name)
             results[name] = (status, said, target)
         except Exception as error:
             results[name] = error
@@ -204,7 +209,7 @@ class Builder:
     def _link(self, name):
         target = os.path.join(self.folder, name)
         status, said = self._tool([*self.compiler, "-pthread", "-Wl,--as-needed", "-o", target, *self.objects.values(),
-                                   *self._references(name), *self.flags.libs])
+                                   *self._references(name), *self.flags.libs], name)
         if status == 0:
             return target
         files = ", ".join(self.objects)

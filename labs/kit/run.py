@@ -6,6 +6,7 @@ reference on the very same input, beside it, and ten times what that needs is al
 """
 import os
 import selectors
+import shutil
 import signal
 import stat
 import subprocess
@@ -46,6 +47,8 @@ class Pipe:
     def __init__(self, limit):
         self.read_end, self.write_end = os.pipe()
         os.set_blocking(self.read_end, False)
+        if (uid := plain_user()) is not None:
+            os.fchown(self.write_end, uid, uid)  # a program may open its own output anew, by /proc/self/fd
         self.limit, self.size, self.parts, self.flooded = limit, 0, [], False
 
     def drain(self):
@@ -202,9 +205,9 @@ class Sandbox:
     def __init__(self, observe, uid):
         self.observe, self.uid = observe, uid
 
-    def command(self, program, *, record=None, dump=(), read=(), write=(), folder):
-        """The command that runs program (a list) with only these paths in reach."""
-        options = ["--plain"] if record is None else ["--trace", record]
+    def command(self, program, *, record, plain=False, dump=(), read=(), write=(), folder):
+        """The command that runs program (a list) with only these paths in reach. plain: a compiler; nothing of KVM."""
+        options = ["--trace", record] + ["--plain"] * plain
         if self.uid is not None:
             options += ["--uid", str(self.uid)]
         for path in read:
@@ -213,7 +216,8 @@ class Sandbox:
             options += ["--write", path]
         for when, gpa, length in dump:
             options += ["--dump", f"{when}:{gpa:#x}:{length:#x}"]
-        return [self.observe, *options, "--chdir", folder, "--", *program]
+        path = program[0] if os.sep in program[0] else shutil.which(program[0]) or program[0]
+        return [self.observe, *options, "--chdir", folder, "--", path, *program[1:]]
 
 
 def environment(folder):
@@ -252,19 +256,18 @@ def regular(path):
         return False
 
 
-def execute(sandbox, program, *, record, folder, stdin=b"", dump=(), read=(), answers=False, calibrate=None, stop=None):
+def execute(sandbox, program, *, record, folder, stdin=b"", dump=(), read=(), write=(), answers=False,
+            calibrate=None, stop=None):
     """One run under observe. program: a list, or a function of the answers' descriptor that gives one."""
     run = Run(os.path.basename(record), program, record)
-    stdin_path = f"{record}.in"
-    with open(stdin_path, "wb") as file:
-        file.write(stdin)
-
     def command(descriptor):
         words = program(descriptor) if callable(program) else program
         run.command = words
-        return sandbox.command(words, record=record, dump=dump, read=read, write=[folder], folder=folder)
+        return sandbox.command(words, record=record, dump=dump, read=read, write=[folder, *write], folder=folder)
 
-    with open(stdin_path, "rb") as file:
+    with os.fdopen(os.memfd_create("stdin"), "w+b") as file:
+        file.write(stdin)
+        file.seek(0)
         child = Child(command, file, environment(folder), folder, answers, record, stop)
     calibration = Calibration(calibrate) if calibrate else None
     if calibration:

@@ -100,11 +100,12 @@ class T:
         return os.path.join(self.folder, f"{self._files}-{re.sub('[^A-Za-z0-9._-]', '_', name)}")
 
     def file(self, name, data):
-        """A file that the program can read; returns its path."""
+        """A file that the program can read and write; returns its path."""
         path = self._path(name)
         with open(path, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
-        os.chmod(path, 0o644)
+        if (uid := running.plain_user()) is not None:
+            os.chown(path, uid, uid)
         return path
 
     def guest(self, name, kind="flat", base=None, script=None, **defines):
@@ -244,7 +245,7 @@ class Session:
         def measure():
             return self.reference_seconds(program, args, stdin, files)
         run = running.execute(self.builder.sandbox, self._words(path, program, args), record=record, folder=self._room(),
-                              stdin=stdin, dump=dump, read=[files, path], answers=answers, calibrate=measure,
+                              stdin=stdin, dump=dump, read=[path], write=[files], answers=answers, calibrate=measure,
                               stop=self.stop)
         run.program_name = program
         return run
@@ -261,10 +262,10 @@ class Session:
                     return 0.0
                 record = os.path.join(self.records, f"reference-{threading.get_ident()}.trace")
                 run = running.execute(self.builder.sandbox, self._words(path, program, args), record=record,
-                                      folder=self._room(), stdin=stdin, read=[files, path], answers=program == "rig",
+                                      folder=self._room(), stdin=stdin, read=[path], write=[files], answers=program == "rig",
                                       stop=self.stop)
                 lock[1] = run.seconds
-                for end in ("", ".mem", ".in"):
+                for end in ("", ".mem"):
                     if os.path.exists(record + end):
                         os.unlink(record + end)
             return lock[1]

@@ -12,6 +12,7 @@ from kit.testing import test
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 GDT, PML4, HIGH_TABLES = 0x9000, 0xa000, 0xbfe00000
 TSS_LIMIT = 0x67
+ENOSYS = -38
 STACK_TOP = 0x8ff0
 
 PE, WP, PG = 1 << 0, 1 << 16, 1 << 31
@@ -36,7 +37,19 @@ def made(t, ram=MIB, map_size=None, command=None, dump=()):
     answer = run.answers[-1]
     calls = run.trace.ioctls("KVM_SET_SREGS")
     t.require(calls, "STATE_NOT_SET", rc=answer.rc, error=answer.error)
+    check_holes(t, calls[-1].args, run)
     return calls[-1].args, run
+
+
+def check_holes(t, s, run):
+    """Says of a test's own task, and of the tasks before it, that nobody has done them yet, where that can be seen."""
+    before = run.trace.ioctls("KVM_GET_SREGS")[0].out
+    read = memory_of(run)
+    signs = {1: all(s[name] == before[name] for name in ("cs", "ds", "ss", "tr")), 2: read(GDT + 8) == read(GDT + 16) == 0,
+             3: read(PML4) == 0, 4: run.answers[-1]["setup"] == ENOSYS}
+    last = 4 if t.info.task == 4 else 1 if t.info.task == 1 else None
+    for task in range(1, last + 1) if last else (t.info.task,):
+        t.require(not signs[task], "STILL_A_HOLE", what="hv_longmode_setup", task=task, lab=4)
 
 
 def memory_of(run, *ranges):

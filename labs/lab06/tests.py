@@ -288,8 +288,10 @@ def fcr_empties_the_receiver(t):
     t.require(s.values[still] == kept, "FCR_EMPTIES_ALWAYS", value=hexed(s.values[still]), right=hexed(kept))
 
 
-@test(task=4)
-def iir_tells_trigger_and_timeout_apart(t):
+# --- task 5: interrupts ---
+
+@test(task=5)
+def the_trigger_is_where_fcr_says(t):
     """Below the trigger received bytes are told as a timeout, from it on as received data."""
     s = Script(t)
     order = [1, 2, 3]
@@ -316,8 +318,6 @@ def iir_tells_trigger_and_timeout_apart(t):
         t.require(not (right == 0xCC and value == 0xC1), "TIMEOUT_MISSING", **seen)
         t.fail("FIFO_TRIGGER_IGNORED", **seen)
 
-
-# --- task 5: interrupts ---
 
 @test(task=5)
 def the_highest_reason_is_told_first(t):
