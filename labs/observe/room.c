@@ -74,12 +74,24 @@ struct source {
 	bool writable;
 };
 
+/* Seen already, as a part of what was given before. */
+static bool inside_another(const struct source *list, unsigned count, const char *path)
+{
+	for (unsigned i = 0; i < count; i++) {
+		size_t length = strlen(list[i].path);
+
+		if (!strncmp(list[i].path, path, length) && (path[length] == '/' || !path[length]))
+			return true;
+	}
+	return false;
+}
+
 /* By its real name, so that links within the tree lead where they did. */
 static void open_source(struct source *list, unsigned *count, const char *path, bool writable)
 {
 	struct source *s = &list[*count];
 
-	if (!realpath(path, s->path))
+	if (!realpath(path, s->path) || (!writable && inside_another(list, *count, s->path)))
 		return;
 	s->fd = open(s->path, O_PATH | O_CLOEXEC);
 	s->writable = writable;
