@@ -211,6 +211,7 @@ def arguments(tree):
     submit = command("submit", do_submit, "pack a lab to be handed in", lab_number)
     submit.add_argument("--output", metavar="DIR", default=".", help="where to write the archive")
     submit.add_argument("--user", help="your name in the course")
+    submit.add_argument("--work", metavar="DIR", help="the folder with the student's files")
     submit.add_argument("--anyway", action="store_true", help="pack it though it doesn't compile")
     view = command("view", do_view, "show a record's exits as a page")
     view.add_argument("trace", metavar="TRACE", help="a record; or N:TEST of the last grading of lab N")
