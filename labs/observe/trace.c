@@ -94,7 +94,7 @@ static struct task *task_make(struct session *s, pid_t tid)
 	if (t)
 		return t;
 	t = calloc(1, sizeof(*t));
-	more = realloc(s->tasks, (s->task_count + 1) * sizeof(*more));
+	more = realloc(s->tasks, (s->task_count + 1) * sizeof(struct task *));
 	if (!t || !more) {
 		fprintf(stderr, "observe: out of memory\n");
 		exit(1);

@@ -124,7 +124,10 @@ patient: /* carry while there is some left */
 
 handler:
 	push %rax
+	cmpl $TICKS, taken(%rip)         /* a tick that waited may come too many */
+	jae 1f
 	incl taken(%rip)
+1:
 #ifdef IOAPIC
 	movl $0, 0xb0(%rbx)
 #else
