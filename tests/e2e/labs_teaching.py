@@ -49,6 +49,13 @@ try:
     for step in steps:
         if "run" in step:
             run("bash", "-n", "-c", step["run"])
+    course = TMP / "course"
+    shutil.copytree(HANDOUT, course, ignore=shutil.ignore_patterns("work"))
+    run("./hvlab", "start", 1, cwd=course)
+    grading = next(step["run"] for step in steps if "hvlab grade" in step.get("run", ""))
+    run("bash", "-e", "-c", grading, cwd=course, status=1)
+    check([p.name for p in course.glob("*.xml")] == ["lab1.xml"], "it grades what was started, and fails below full marks")
+    validate_junit(course / "lab1.xml", "its report")
     install = next(step["run"] for step in steps if "apt-get install" in step.get("run", ""))
     words = re.search(r"\$\((sed .*)\)", install)[1]
     check(run("bash", "-c", words, cwd=TREE).stdout.split() == packages, "and takes its packages from the Containerfile")
