@@ -235,7 +235,7 @@ def parse(tree, args):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.rest = rest + after
     if getattr(options, "work", None):
-        tree.work = os.path.abspath(options.work)
+        tree.work, tree.remembers = os.path.abspath(options.work), False
     return options
 
 

@@ -61,6 +61,8 @@ def judge(mutant, result):
 
 
 def main(number):
+    if SAN:
+        skip("a sanitizer ends a mutant before it shows what it does")
     if number not in LABS:
         skip(f"there is no lab {number} yet")
     one = lab.Lab(tree.find(), number)
