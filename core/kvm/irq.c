@@ -119,6 +119,7 @@ int hv_vcpu_interrupt(struct hv_vcpu *vcpu, uint8_t vector, struct hv_error *err
 	if (ioctl(vcpu->fd, KVM_INTERRUPT, &interrupt) < 0)
 		return hv_fail_errno(err, "vCPU %u: KVM cannot inject vector %#x (KVM_INTERRUPT)",
 				     vcpu->index, vector);
+	vcpu->run->ready_for_interrupt_injection = 0; /* it was, and a second vector would replace this one */
 	return 0;
 	/* hv:end */
 }

@@ -60,8 +60,10 @@ int hv_irq_route_ioapic(const struct hv_vm *vm, const struct hv_irq_route *route
 int hv_vcpu_nmi(const struct hv_vcpu *vcpu, struct hv_error *err);
 
 /*
- * An external interrupt without an irqchip (KVM API 4.16): -EAGAIN with run->request_interrupt_window set
- * when the guest can't take it now (IF clear, or an instruction's shadow). On the vCPU's thread.
+ * An external interrupt without an irqchip (KVM API 4.16). 0: the guest takes it at the next KVM_RUN, and
+ * request_interrupt_window is clear. -EAGAIN: it can't take it now (IF clear, an instruction's shadow, one
+ * that waits already); request_interrupt_window is set, so KVM_RUN comes back when it can. On the vCPU's
+ * thread.
  */
 int hv_vcpu_interrupt(struct hv_vcpu *vcpu, uint8_t vector, struct hv_error *err);
 HV_API_END

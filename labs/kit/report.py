@@ -1,6 +1,6 @@
-"""Reports: one grading's result as own JSON, for Gradescope, for Autolab, as JUnit XML, and as text.
+"""Reports: one grading's result as own JSON, for Gradescope, for Autolab, and as JUnit XML.
 
-A result is the dict that staff/schemas/results.schema.json describes; nothing here looks anywhere else. Rules come from
+A result is the dict that staff/schemas/results.schema.json describes; what people read is kit/show.py's. Rules come from
 Gradescope's "Autograder Specifications" (results.json, output string formats, visibility), Autolab's "Guide for Lab
 Authors" (the last line is the autoresult) and "Formatted Feedback", and the JUnit XML that Ant writes and CI systems
 read. What a student's program printed is hostile: control characters never reach a terminal or an XML file.
@@ -236,30 +236,6 @@ def as_junit(results):
     root.set("time", f"{sum(r['duration_s'] for r in results):.3f}")
     xml.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + xml.tostring(root, encoding="unicode") + "\n"
-
-
-# --- text -------------------------------------------------------------------------------------------------------------
-def as_text(results, colour=False):
-    """For a terminal. Status is a word, colour only helps."""
-    def paint(text, code):
-        return f"\033[{code}m{text}\033[0m" if colour else text
-    codes = {"passed": 32, "partial": 33, "failed": 31, "error": 35}
-    lines = []
-    for result in results:
-        titles = {task["number"]: task["title"] for task in result["tasks"]}
-        task = 0
-        lines.append(paint("\n".join(head_lines(result)), 1))
-        for test in result["tests"]:
-            if test["task"] != task:
-                task = test["task"]
-                lines.append(f"  Task {task}: {titles.get(task, '')}" if task else "  Beside the tasks")
-            status = test["status"]
-            lines.append(f"    {paint(f'{status:8}', codes[status])} {number(test_points(result, test)):>4} of "
-                         f"{number(test['max']):<4} {clean(test['title'])}"
-                         + (" (hidden)" if test["hidden"] else "") + (" (extra)" if test["extra"] else ""))
-            if test["diagnosis"] and status != "passed":
-                lines.append(re.sub("^", "             ", diagnosis_text(test["diagnosis"]), flags=re.M))
-    return "\n".join(lines) + "\n"
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@
 	}
 	function clamp(x, low, high) { return Math.min(high, Math.max(low, x)); }
 	function guestTime(e) { return e.t0 === null || e.t0 === undefined ? null : e.t1 - e.t0; }
+	function laneName(v) { return data.lanes.find(l => l.vcpu === v).name; }
 	function kindLabel(key) { return kinds[key].letter + " " + kinds[key].name; }
 
 	// --- the two scales --------------------------------------------------------------------------------------------
@@ -62,7 +63,11 @@
 			end: Math.max(1, steps.length - 1), least: 2
 		}
 	};
-	const state = { mode: exits.length <= 150 ? "even" : "time", from: 0, to: 0, chosen: null, hidden: new Set() };
+	function bunched() { // most of the time nothing happens, so true time would show a heap
+		const last = exits.reduce((t, e) => Math.max(t, e.t1), 1), first = exits.reduce((t, e) => Math.min(t, e.t1), last);
+		return new Set(exits.map(e => Math.floor((e.t1 - first) / (last - first + 1) * 100))).size < 30;
+	}
+	const state = { mode: exits.length <= 150 || bunched() ? "even" : "time", from: 0, to: 0, chosen: null, hidden: new Set() };
 	const scale = () => scales[state.mode];
 	let width = 800, height = 100, marked = null;
 
@@ -250,7 +255,7 @@
 		ticks(svg, null, host + 14);
 		data.lanes.forEach((l, n) => {
 			const y = host + HOST + n * LANE;
-			node("text", { x: 8, y: y + 30 }, svg, "vCPU " + l.vcpu);
+			node("text", { x: 8, y: y + 30 }, svg, l.name);
 			node("text", { class: "quiet", x: 8, y: y + 46 }, svg, l.exits.toLocaleString("en") + (l.exits === 1 ? " exit" : " exits"));
 			shapes(svg, l.vcpu, y + 4);
 			lane(svg, l.vcpu, y);
@@ -443,13 +448,14 @@
 	function showExit(e) {
 		const h = element("h2", details);
 		element("span", h, kinds[e.k].letter, "badge k-" + e.k);
-		h.append(" Exit " + e.n + " of vCPU " + e.v + ": " + kinds[e.k].name);
+		h.append(" Exit " + e.n + " of " + laneName(e.v) + ": " + kinds[e.k].name);
 		if (e.a || e.what !== e.k) element("p", details, e.what, "mono");
 		const cols = element("div", details, null, "cols"), left = element("div", cols), right = element("div", cols);
 		facts(left, [
 			["What it is", kinds[e.k].meaning], ["Port or address", e.a, true], ["Data", bytes(e.data) || e.value, true],
 			["Answer", bytes(e.reply), true], ["No device answered", e.lost ? "the write is lost, a read gives all ones" : ""],
 			["Result of KVM_RUN", e.ret], ["immediate_exit", e.imm ? "was set at entry" : ""], ["Suberror", e.sub],
+			["Interrupts", [e.win ? "a window was asked for" : "", e.ready ? "the vCPU is ready for one" : "", e.if ? "IF is set" : ""].filter(Boolean).join(", ")],
 			["Thread", e.tid], ["Came back at", duration(e.t1)], ["In the guest before", duration(guestTime(e))],
 			["In user space after", e.again ? duration(e.u) : "the vCPU was not entered again"]
 		]);
@@ -479,11 +485,11 @@
 		} else if (c.type === "i") {
 			const i = ioctls[c.at];
 			element("h2", details, i.n);
-			facts(details, [["On", i.on + (i.v === null ? "" : " " + i.v)], ["Told", i.in, true], ["Answer", i.out, true],
+			facts(details, [["On", i.v === null ? i.on : laneName(i.v)], ["Told", i.in, true], ["Answer", i.out, true],
 				["Result", i.ret < 0 ? i.ret + " (it failed)" : i.ret], ["Thread", i.tid], ["At", duration(i.t)], ["Took", duration(i.d)]]);
 		} else {
 			const m = marks[c.at];
-			element("h2", details, { signal: "A signal", thread: "A thread", mmap: "A mapping", dump: "Memory kept", forbidden: "Forbidden", end: "The end" }[m.m] || m.m);
+			element("h2", details, { signal: "A signal", thread: "A thread", mmap: "A mapping", close: "A descriptor is closed", dump: "Memory kept", forbidden: "Forbidden", end: "The end" }[m.m] || m.m);
 			element("p", details, m.text);
 			facts(details, [["At", duration(m.t)], ["Thread", m.tid]]);
 		}

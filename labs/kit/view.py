@@ -134,6 +134,16 @@ class Thinned:
         return sorted(self.first + self.rare + self.between + [(n, i) for n, i, _ in self.last], key=lambda e: e[0])
 
 
+def lane_of(event: dict):
+    """The time line of an event's vCPU; one program may have several VMs, each with a vCPU 0. None: no vCPU's."""
+    vcpu, vm = whole(event.get("vcpu"), None, 0, (1 << 20) - 1), whole(event.get("vm"), 0, 0, 1 << 20)
+    return None if vcpu is None else vm << 20 | vcpu
+
+
+def lane_name(lane: int) -> str:
+    return f"VM {lane >> 20} vCPU {lane & 0xFFFFF}" if lane >> 20 else f"vCPU {lane}"
+
+
 # --- the model -------------------------------------------------------------------------------------------------------
 class Sum:
     """Counts and times of one kind of exits, over the whole trace."""
@@ -174,7 +184,7 @@ class Model:
             if len(self.lanes) >= LANES_MAX:
                 self.unshown += 1
                 return False
-            self.lanes[vcpu] = {"vcpu": vcpu, "exits": 0}
+            self.lanes[vcpu] = {"vcpu": vcpu, "name": lane_name(vcpu), "exits": 0}
         return True
 
     def thread(self, tid, role: str):
@@ -264,7 +274,7 @@ def describe(reason, kind, size, count, address, data) -> str:
 
 
 def add_run(model: Model, event: dict) -> bool:
-    entered, took, vcpu = time_of(event.get("t")), time_of(event.get("d")), whole(event.get("vcpu"), None, 0, 1 << 20)
+    entered, took, vcpu = time_of(event.get("t")), time_of(event.get("d")), lane_of(event)
     if entered is None or took is None or vcpu is None:
         return False
     ret = whole(event.get("ret"), 0)
@@ -291,13 +301,16 @@ def add_run(model: Model, event: dict) -> bool:
         item["data"] = data
     if event.get("immediate"):
         item["imm"] = 1
+    for key, field in (("win", "request_interrupt_window"), ("ready", "ready_for_interrupt_injection"), ("if", "if_flag")):
+        if event.get(field):
+            item[key] = 1
     if whole(event.get("suberror")) is not None:
         item["sub"] = event["suberror"]
     if (regs := keep_regs(event.get("regs"))) is not None:
         item["r"] = regs
     if (sregs := model.keep_sregs(event.get("sregs"))) is not None:
         item["s"] = sregs
-    model.thread(item["tid"], f"vCPU {vcpu}")
+    model.thread(item["tid"], lane_name(vcpu))
     model.add_exit(item, kind, address)
     return True
 
@@ -306,7 +319,7 @@ def add_ioctl(model: Model, event: dict) -> bool:
     start, took = time_of(event.get("t")), time_of(event.get("d")) or 0
     if start is None:
         return False
-    vcpu = whole(event.get("vcpu"), None, 0, 1 << 20)
+    vcpu = lane_of(event)
     if vcpu is not None and not model.lane(vcpu):
         return True
     item = {"t": start, "d": took, "v": vcpu, "tid": whole(event.get("tid")), "n": clean(event.get("name") or "ioctl", 60),
@@ -327,14 +340,16 @@ def mark_text(event: dict) -> tuple[str, str] | None:
     kind = event.get("k")
     if kind == "signal":
         target, signo = whole(event.get("target"), 0), whole(event.get("signo"), 0)
-        vcpu = whole(event.get("vcpu"))
-        whom = f"thread {target}" + (f" (vCPU {vcpu})" if vcpu is not None else "")
+        vcpu = lane_of(event)
+        whom = f"thread {target}" + (f" ({lane_name(vcpu)})" if vcpu is not None else "")
         inside = "inside KVM_RUN" if event.get("inside") is True else "outside KVM_RUN"
         return "signal", f"signal {signo} to {whom}, {inside}, immediate_exit {whole(event.get('immediate'), 0)}"
     if kind == "thread":
         return "thread", f"thread {whole(event.get('tid'), 0)} starts, made by {whole(event.get('parent'), 0)}"
     if kind == "mmap":
         return "mmap", f"the vCPU's kvm_run is mapped, {whole(event.get('length'), 0)} bytes"
+    if kind == "close":
+        return "close", f"the descriptor of a {clean(event.get('on'), 10)} is closed ({whole(event.get('fd'), 0)})"
     if kind == "dump":
         return "dump", f"memory at {whole(event.get('gpa'), 0):#x} kept, {whole(event.get('length'), 0)} bytes ({clean(event.get('when'), 10)})"
     if kind == "forbidden":
@@ -354,7 +369,7 @@ def add_mark(model: Model, event: dict) -> bool:
     if time is None:
         time = model.end
     shape, text = found
-    vcpu = whole(event.get("vcpu"), None, 0, 1 << 20)
+    vcpu = lane_of(event)
     if vcpu is not None and not model.lane(vcpu):
         vcpu = None
     model.thread(whole(event.get("tid")), "")
@@ -373,6 +388,7 @@ def add_start(model: Model, event: dict) -> bool:
         model.about.append(("Program", clean(" ".join(clean(a, 80) for a in argv[:20]), 400)))
     if event.get("backend"):
         model.about.append(("KVM", clean(event["backend"])))
+    del model.about[20:]
     return True
 
 

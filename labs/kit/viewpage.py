@@ -92,7 +92,7 @@ def exit_rows(model, items, paths) -> list[str]:
         reply = f" (answer {escape(item['reply'])})" if item.get("reply") else ""
         rows.append(
             f'<tr data-n="{number}" data-kind="{kind.key}"><td class="num">{number}</td>{num(duration(item["t1"]))}'
-            f'<td>vCPU {item["v"]}</td><td>{badge(kind)} {escape(kind.name)}</td><td class="mono">{escape(item["what"])}{reply}</td>'
+            f'<td>{escape(model.lanes[item["v"]]["name"])}</td><td>{badge(kind)} {escape(kind.name)}</td><td class="mono">{escape(item["what"])}{reply}</td>'
             f'{num(duration(None if item.get("t0") is None else item["t1"] - item["t0"]))}{num(duration(item["u"]))}'
             f'<td>{escape(path_text(paths[item["p"]]))}</td></tr>')
     return rows
@@ -102,16 +102,16 @@ def shown_rows(items: list) -> list:
     return items if len(items) <= ROWS_MAX else items[:ROWS_MAX // 2] + items[-ROWS_MAX // 2:]
 
 
-def other_rows(ioctls, marks) -> list[str]:
+def other_rows(model, ioctls, marks) -> list[str]:
     """ioctls, signals, threads and the rest, in time."""
     rows = []
     for _, i in ioctls:
-        whom = i["on"] + (f" {i['v']}" if i["v"] is not None else "")
+        whom = i["on"] if i["v"] is None else model.lanes[i["v"]]["name"]
         text = f'{i["n"]}({i.get("in", "")})' + (f" \u2192 {i['out']}" if i.get("out") else "")
         rows.append((i["t"], f'<tr>{num(duration(i["t"]))}<td>{escape(whom)}</td><td>ioctl</td>'
                      f'<td class="mono">{escape(text)}</td>{num(i["ret"])}{num(duration(i["d"]))}</tr>'))
     for _, m in marks:
-        whom = f"vCPU {m['v']}" if m["v"] is not None else f"thread {m['tid']}" if m["tid"] is not None else ""
+        whom = model.lanes[m["v"]]["name"] if m["v"] is not None else f"thread {m['tid']}" if m["tid"] is not None else ""
         rows.append((m["t"], f'<tr>{num(duration(m["t"]))}<td>{escape(whom)}</td><td>{escape(m["m"])}</td>'
                      f'<td>{escape(m["text"])}</td><td></td><td></td></tr>'))
     return [row for _, row in shown_rows(sorted(rows, key=lambda r: r[0]))]
@@ -186,7 +186,7 @@ def render(model) -> str:
                        ["#No.", "#When", "vCPU", "Reason", "What", "#In the guest before", "#In user space after", "Path"],
                        exit_rows(model, items, paths), "exits")
     other_table = table("Everything else, in time", ["#When", "Whose", "What", "Details", "#Result", "#Took"],
-                        other_rows(ioctls, marks), "others")
+                        other_rows(model, ioctls, marks), "others")
     thread_table = table("Threads", ["#Thread", "Role"], threads, "threads") if threads else ""
     return f"""<!DOCTYPE html>
 <html lang="en">

@@ -1,11 +1,44 @@
 /*
- * The rig's command of lab 3: whether the host's memory just before and just behind a slot can be touched. A page is
- * probed through the kernel, which answers EFAULT where this program would die.
+ * The rig's commands of lab 3: a vCPU enters long mode without any help of the files that are graded, and the
+ * host's memory around a slot is probed.
  */
 #include <unistd.h>
 
 #include "rig.h"
 
+/*
+ * long_mode RIP CR3: the least that a 64-bit guest needs, on tables that were loaded. boot/longmode.c would
+ * do it too, but reaches guest memory through the student's accessor.
+ */
+static int long_mode(struct rig *rig, int count, char **words)
+{
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
+	uint64_t rip, cr3;
+	int rc;
+
+	if (count != 3 || !rig_parse(words[1], &rip) || !rig_parse(words[2], &cr3))
+		return RIG_USAGE;
+	rc = hv_vcpu_get_sregs(&rig->vcpus[0], &sregs, &rig->err);
+	if (rc)
+		return rc;
+	sregs.cs = (struct kvm_segment){
+		.selector = 8, .limit = 0xffffffff, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
+	sregs.ds = (struct kvm_segment){
+		.selector = 16, .limit = 0xffffffff, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1};
+	sregs.es = sregs.fs = sregs.gs = sregs.ss = sregs.ds;
+	sregs.tr = (struct kvm_segment){.selector = 24, .limit = 0x67, .type = 11, .present = 1};
+	sregs.ldt = (struct kvm_segment){.type = 2, .unusable = 1};
+	sregs.cr0 = 0x80000011; /* PG, ET, PE */
+	sregs.cr3 = cr3;
+	sregs.cr4 = 0x20;   /* PAE */
+	sregs.efer = 0x500; /* LMA, LME */
+	rc = hv_vcpu_set_sregs(&rig->vcpus[0], &sregs, &rig->err);
+	regs = (struct kvm_regs){.rip = rip, .rflags = 2};
+	return rc ? rc : hv_vcpu_set_regs(&rig->vcpus[0], &regs, &rig->err);
+}
+
+/* A page is probed through the kernel, which answers EFAULT where this program would die. */
 static bool can_read(const void *address)
 {
 	int ends[2];
@@ -19,7 +52,7 @@ static bool can_read(const void *address)
 	return can;
 }
 
-/* guard GPA SIZE: of a slot. */
+/* guard GPA SIZE: of a slot. Whether the bytes just before and just behind it can be read. */
 static int guard(struct rig *rig, int count, char **words)
 {
 	uint64_t gpa, size;
@@ -36,6 +69,7 @@ static int guard(struct rig *rig, int count, char **words)
 }
 
 const struct rig_command rig_lab03[] = {
+	{"long_mode", "RIP CR3", long_mode},
 	{"guard", "GPA SIZE", guard},
 	{NULL, NULL, NULL},
 };

@@ -1,12 +1,13 @@
 /*
- * The rig's commands of lab 4: a vCPU gets the state that boot/longmode.c makes, even one that is only half made, so
- * that the record shows it. Nothing is run.
+ * The rig's commands of lab 4: a vCPU gets the state that boot/longmode.c makes, even one that is only half
+ * made, so that the record shows it. Nothing is run.
  */
 #include <string.h>
 
 #include "rig.h"
 
-/* What came out goes to KVM in any case; the answer's `set` tells what KVM said to it. */
+/* What came out goes to KVM in any case, a failed setup's too: `setup` and `set` tell how the two calls
+ * ended. */
 static int give(struct rig *rig, bool longmode, uint64_t map_size)
 {
 	struct kvm_sregs sregs;
@@ -17,8 +18,9 @@ static int give(struct rig *rig, bool longmode, uint64_t map_size)
 		return rc;
 	rc = longmode ? hv_longmode_setup(&rig->memory, map_size, &sregs, &rig->err)
 		      : hv_protected_setup(&rig->memory, &sregs, &rig->err);
+	rig_signed(rig, "setup", rc);
 	rig_signed(rig, "set", hv_vcpu_set_sregs(&rig->vcpus[0], &sregs, &err));
-	return rc;
+	return 0;
 }
 
 /* longmode MAP_SIZE */

@@ -1,9 +1,13 @@
 /*
- * A guest of lab 7 in real mode, without any interrupt controller. It points VECTOR of the interrupt table to its
- * handler, shows SALT at port PORT while interrupts are off, computes for a while, and switches them on. From then on
- * it shows at PORT how many interrupts it has taken, with SALT added; the handler shows at PORT + 1 what it found in
- * FLAGS of the code that it interrupted. Rules: SDM vol. 3B, 21.1.4 (interrupts in real mode).
+ * A guest of lab 7 in real mode at 0x1000, without any interrupt controller. It points VECTOR of the interrupt table to
+ * its handler, shows SALT at port PORT while interrupts are off, computes for a while, and then switches them on (with
+ * NEVER it doesn't). From then on it shows at PORT how many interrupts it has taken, with SALT added. The handler shows
+ * at PORT + 1 whether it came before interrupts were on (BEFORE) or after (AFTER). Rules: SDM vol. 3B, 21.1.4
+ * (interrupts in real mode).
  */
+#define BEFORE 0x1111
+#define AFTER  0x2222
+
 	.section .text, "ax"
 	.code16
 	.globl _start
@@ -16,16 +20,20 @@ _start:
 	mov $0x0ff0, %sp
 	movw $handler, 4 * VECTOR
 	movw %ax, 4 * VECTOR + 2
-	mov $0x5a, %bl
+	mov $BEFORE, %si
 	mov $SALT, %ax
 	mov $PORT, %dx
 	out %ax, %dx                     /* interrupts are off here */
-	mov $WORK, %cx
+	mov $100, %cx
 1:	inc %bx
 	loop 1b
-	mov $0x5151, %si                 /* a mark: a handler that runs before it came too early */
+#ifndef NEVER
+	mov $AFTER, %si
 	sti
-	nop
+#endif
+	mov $4000, %cx                   /* time to be noticed in */
+2:	inc %bx
+	loop 2b
 again:	mov taken, %ax
 	add $SALT, %ax
 	mov $PORT, %dx

@@ -1,8 +1,8 @@
 /*
- * A guest of lab 7, entered in long mode at 0x1000, with a local APIC and an IOAPIC. It routes pin PIN to VECTOR, by
- * level when LEVEL is 1, and then shows at port PORT, over and over, how many interrupts it has taken, with SALT added.
- * Its handler touches port PORT + 1, as a driver asks its device to let go of the line, and only then says EOI. Rules:
- * 82093AA data sheet, 3.2.4; SDM vol. 3A, 7.14.1 (64-bit gates), 11.8.5 (EOI).
+ * A guest of lab 7, entered in long mode at 0x1000, with a local APIC. It takes interrupts of vector VECTOR and shows at
+ * port PORT, over and over, how many there were, with SALT added. Its handler touches port PORT + 1, as a driver asks
+ * its device to let go of the line, and only then says EOI. With PIN it routes that pin of the IOAPIC to the vector, by
+ * level when LEVEL is 1. Rules: 82093AA data sheet, 3.2.4; SDM vol. 3A, 6.14.1 (64-bit gates), 11.8.5 (EOI).
  */
 	.section .text, "ax"
 	.code64
@@ -10,9 +10,6 @@
 _start:
 	cli
 	cld
-	mov $0xff, %al                   /* the line leads to the PIC as well: mask all of it */
-	out %al, $0x21
-	out %al, $0xa1
 	lea idt + 16 * VECTOR(%rip), %rdi
 	lea handler(%rip), %rax
 	mov %ax, (%rdi)
@@ -27,11 +24,16 @@ _start:
 	mov $0xfee00000, %ebx            /* the local APIC */
 	movl $0x1ff, 0xf0(%rbx)          /* on, spurious vector 255 */
 	movl $0, 0x80(%rbx)              /* task priority 0: everything may come */
+#ifdef PIN
+	mov $0xff, %al                   /* a line leads to the PIC as well: mask all of that */
+	out %al, $0x21
+	out %al, $0xa1
 	mov $0xfec00000, %ecx            /* the IOAPIC */
 	movl $0x10 + 2 * PIN + 1, (%rcx)
 	movl $0, 0x10(%rcx)              /* to the CPU with APIC id 0 */
 	movl $0x10 + 2 * PIN, (%rcx)
 	movl $VECTOR | LEVEL << 15, 0x10(%rcx)
+#endif
 	sti
 again:	mov taken(%rip), %eax
 	add $SALT, %eax
@@ -49,11 +51,14 @@ handler:
 	movl $0, 0xb0(%rbx)              /* EOI */
 	iretq
 
+	.section .data, "aw"
 	.balign 8
 taken:	.long 0
 idt_pointer:
 	.word 256 * 16 - 1
 	.quad 0
+
+	.section .bss, "aw", @nobits
 	.balign 16
 idt:	.skip 256 * 16
 
