@@ -173,7 +173,8 @@ def the_run_area_is_shared(t):
     if answers[7].rc == -38:
         need(t, answers[7], 4)
     entered = run.trace.exits()
-    t.require(entered and entered[0].ret == -EINTR, "RUN_MAP_PRIVATE")
+    t.require(entered and entered[0].ret == -EINTR, "NOT_AS_EXPECTED",
+              message=f"immediate_exit was set, and KVM_RUN didn't see it; the mapping begins at offset {run.trace.mmaps()[0].at}")
 
 
 # --- task 4 -------------------------------------------------------------------------------------------------------------
@@ -208,8 +209,8 @@ def one_call_is_one_exit(t):
         want = f"io, {byte:02x} out to port {port:#x}"
         t.require(answer.rc == 0 and seen(exit_) == want, "GUEST_ASTRAY", want=want, got=seen(exit_))
     t.credit(0.5)
-    t.require(answers[8]["reason"] == "hlt" and len(exits) == 3, "HLT_SWALLOWED", calls=3, runs=len(exits),
-              after=answers[8]["reason"])
+    last = seen(exits[-1])
+    t.require(len(exits) == 3 and last == "hlt", "HLT_SWALLOWED", calls=3, runs=len(exits), after=last)
 
 
 @test(task=4)
