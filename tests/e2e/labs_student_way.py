@@ -55,11 +55,14 @@ def answer(files, patch=None):
 
 
 def wrong_answers(number):
-    """Mutants, those first whose mistake is the only one that is expected."""
+    """Mutants that lose points which students see; those first whose mistake is the only one that is expected."""
+    points = (COURSE / f"labs/lab{number:02d}/lab.ini").read_text().split("[points]")[1].split("[", 1)[0]
+    visible = {"*", *re.findall(r"^(\w+)\s*=", points, re.M)}
     found = []
     for path in sorted((SRC / f"labs/staff/mutants/lab{number:02d}").glob("*.patch")):
         fields = dict(re.findall(r"^(expect|loses):\s*(.*)$", path.read_text().split("\n--- ")[0], re.M))
-        found.append((path, fields.get("expect", "").split()))
+        if visible & set(fields.get("loses", "").split()):
+            found.append((path, fields.get("expect", "").split()))
     return sorted(found, key=lambda pair: len(pair[1]) != 1)[:WRONG_ANSWERS]
 
 
