@@ -52,7 +52,7 @@ def random_damage_is_judged_right(t):
             good += 1
         elif not first:
             first = (wrong, field, value, answer, image)
-    t.credit(max(0.0, 2 * good / ROUNDS - 1))
+    t.credit(max(0.0, 2 * good / ROUNDS - 1))   # who takes all, or none, gets little
     if not first:
         return
     wrong, field, value, answer, image = first
@@ -73,6 +73,8 @@ def a_whole_machine_boots_it(t):
         image.load(some_bytes(t, 64), low - 0x40000, vaddr=high + low - 0x40000)
         run = t.hvrun(["--irqchip", "none", "--mem", "8M", "--timeout", "3", t.file(f"boot{bits}.elf", image.data())])
         right = struct.pack("<III", t.nonce ^ bits, low, 0)
+        t.require(run.status != 3, "SOUND_IMAGE_REFUSED", what=f"a {bits}-bit kernel with .bss and a second segment",
+                  rc=run.status, error=run.stderr.decode(errors="replace").strip()[:200])
         t.require(run.stdout[:4] == right[:4], "SEGMENT_NOT_LOADED", paddr=hexed(low), right=right[:4].hex(" "),
                   seen=run.stdout[:4].hex(" ") or "no byte sent")
         t.require(run.stdout[4:8] == right[4:8], "ENTRY_NOT_TRANSLATED", entry=hexed(high + low),
