@@ -16,7 +16,7 @@ from kit import run as running
 from kit.lab import LabError
 from kit.record import Run
 
-COMPILE_LIMIT = 30.0 * running.STRETCH
+COMPILE_LIMIT = 15.0 * running.STRETCH
 OUTPUT_LIMIT = 20000  # characters of the compiler's that are kept
 GUEST_FLAGS = ["-std=gnu17", "-O1", "-ffreestanding", "-fno-builtin", "-fno-pic", "-no-pie", "-static", "-nostdlib",
                "-mno-red-zone", "-mgeneral-regs-only", "-fno-stack-protector", "-fcf-protection=none",

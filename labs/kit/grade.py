@@ -243,7 +243,7 @@ class Grading:
         hole = t.hole()
         try:
             if hole and failed.id not in ("TIMED_OUT", "CRASHED", "OUTPUT_FLOOD"):
-                return self.diagnose("STILL_A_HOLE", {"what": hole, "task": t.info.task or "?", "lab": self.lab.number})
+                return self.diagnose("STILL_A_HOLE", {"what": hole})
             return self.diagnose(failed.id, failed.seen)
         except LabError as error:
             self.failure = self.failure or error
@@ -260,8 +260,7 @@ class Grading:
             traceback.print_exc()
         hole = t.hole() if t else None
         if hole:
-            return "failed", t.part, self.diagnose("STILL_A_HOLE", {"what": hole, "task": t.info.task or "?",
-                                                                    "lab": self.lab.number})
+            return "failed", t.part, self.diagnose("STILL_A_HOLE", {"what": hole})
         last = traceback.extract_tb(error.__traceback__)[-1]
         message = f"{type(error).__name__}: {error} ({os.path.basename(last.filename)}, line {last.lineno})"
         return "error", 0.0, self.diagnose("GRADER_FAILED", {"message": message})

@@ -19,11 +19,13 @@ STRETCH = max(1, int(os.environ.get("HV_STRETCH", "1") or "1"))  # a machine tha
 FIRST_WAIT = 0.5 * STRETCH  # seconds until the reference is asked
 LEAST = 1.0 * STRETCH  # what every program is allowed
 TIMES = 10  # of what the reference needs
-MOST = 30.0 * STRETCH  # whatever the reference says
+MOST = 20.0 * STRETCH  # whatever the reference says
+REFERENCE_MOST = 10.0 * STRETCH  # a reference that needs this long hangs itself
 GRACE = 2.0 * STRETCH  # between asking and killing
 FLOOD = 1 << 20  # bytes of stdout and stderr
 ANSWERS_MAX = 16 << 20
 RECORD_MAX = 256 << 20
+COMPILER_MEMORY = 4 << 30
 NOBODY = 65534
 
 
@@ -207,7 +209,7 @@ class Sandbox:
 
     def command(self, program, *, record, plain=False, dump=(), read=(), write=(), folder):
         """The command that runs program (a list) with only these paths in reach. plain: a compiler; nothing of KVM."""
-        options = ["--trace", record] + ["--plain"] * plain
+        options = ["--trace", record, *(["--plain", "--limit-memory", str(COMPILER_MEMORY)] if plain else [])]
         if self.uid is not None:
             options += ["--uid", str(self.uid)]
         for path in read:
@@ -223,7 +225,7 @@ class Sandbox:
 def environment(folder):
     """What a program sees of the environment: nothing of the grader's."""
     return {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": folder, "TMPDIR": folder, "LANG": "C", "LC_ALL": "C",
-            "XDG_RUNTIME_DIR": folder, **{key: os.environ[key] for key in ("HV_KVM_DEVICE",) if key in os.environ}}
+            "XDG_RUNTIME_DIR": folder, **{key: os.environ[key] for key in ("HV_KVM_DEVICE", "HV_TEST_ID") if key in os.environ}}
 
 
 def fill(run, child, status):
@@ -274,5 +276,5 @@ def execute(sandbox, program, *, record, folder, stdin=b"", dump=(), read=(), wr
         status = child.finish(patience(child, calibration))
         run.allowed, run.reference = calibration.allowed(), calibration.seconds
     else:
-        status = child.finish(lambda: child.started + MOST)
+        status = child.finish(lambda: child.started + REFERENCE_MOST)
     return fill(run, child, status)

@@ -167,6 +167,8 @@ class T:
                            f"{run.stderr.decode(errors='replace').strip()[-300:]}")
         if may_fail:
             return
+        if run.ended == "timeout" and run.reference and run.reference >= running.REFERENCE_MOST:
+            raise LabError(f"the reference doesn't end either, {where(run)}")
         if run.ended == "timeout":
             raise Failed("TIMED_OUT", {"seconds": run.seconds, "reference": run.reference or 0.0, "at": where(run)})
         if run.ended == "flood":

@@ -92,7 +92,7 @@ def check_split(t, run):
 def the_controllers_come_before_the_first_vcpu(t):
     """The controllers are created before the first vCPU."""
     guest = Guest(t, "takes")
-    run = t.rig(f"machine_create image={guest.image.path} boot=flat mem=2M irqchip=full\n", may_fail=True)
+    run = t.rig(f"machine_create image={guest.image.path} boot=flat mem=2M irqchip=full\nmachine_irq 5\n", may_fail=True)
     kinds = [(i.name, i.ret) for i in run.trace.ioctls()]
     names = [name for name, _ in kinds]
     t.require("KVM_CREATE_IRQCHIP" in names, "IRQCHIP_MISSING", kind="full", wanted="KVM_CREATE_IRQCHIP")
@@ -278,9 +278,9 @@ def too_many_routes_are_refused(t):
     run = t.rig(f"kvm_open\nvm_create\nirqchip split\nirq_route {words(PINS)}\nirq_route {words(PINS + 1)}\n",
                 may_fail=True)
     told = calls(run, "KVM_SET_GSI_ROUTING")
-    t.require(told, "NOT_AS_EXPECTED", message=NO_ROUTES)
-    t.require(told[0].args["nr"] == PINS, "ROUTES_OVERFLOW", count=PINS, pins=PINS, rc=f"a table of {told[0].args['nr']}")
     asked = answers(run, "irq_route")
+    t.require(told or (asked and asked[0].rc == EINVAL), "NOT_AS_EXPECTED", message=NO_ROUTES)
+    t.require(told and told[0].args["nr"] == PINS, "ROUTES_OVERFLOW", count=PINS, pins=PINS, rc=asked[0].rc if asked else "?")
     t.require(run.ended == "exit" and len(told) == 1 and len(asked) == 2 and asked[1].rc == EINVAL, "ROUTES_OVERFLOW",
               count=PINS + 1, pins=PINS, rc=asked[1].rc if len(asked) == 2 else run.ended)
 

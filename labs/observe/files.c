@@ -120,7 +120,8 @@ void open_returned(struct session *s, const struct task *t, int64_t ret)
 	char path[2 * PATH_MAX];
 	bool refused = ret == -EACCES || ret == -EPERM || ret == -EROFS;
 
-	if (ret >= 0)
+	/* Its own pipe, opened anew: with another's as its standard output that fails, and means no harm. */
+	if (ret >= 0 || !strncmp(t->call.path, "/proc/self/fd/", 14))
 		return;
 	whole_path(t, path, sizeof(path));
 	if (refused || (ret == -ENOENT && s->opt->drop && hidden(path, t->call.creates)))

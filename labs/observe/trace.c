@@ -94,7 +94,7 @@ static struct task *task_make(struct session *s, pid_t tid)
 	if (t)
 		return t;
 	t = calloc(1, sizeof(*t));
-	more = realloc(s->tasks, (s->task_count + 1) * sizeof(*more));
+	more = realloc(s->tasks, (s->task_count + 1) * sizeof(struct task *));
 	if (!t || !more) {
 		fprintf(stderr, "observe: out of memory\n");
 		exit(1);
@@ -119,16 +119,21 @@ static void task_gone(struct session *s, pid_t tid)
 
 /* --- ends that we make --- */
 
+static void kill_all(struct session *s)
+{
+	s->killed = true;
+	s->killed_at = now();
+	for (unsigned i = 0; i < s->task_count; i++)
+		kill(s->tasks[i]->tid, SIGKILL);
+}
+
 void trace_kill(struct session *s, enum why why)
 {
 	if (s->killed)
 		return;
 	dump_last(s);
-	s->killed = true;
 	s->why = why;
-	s->killed_at = now();
-	for (unsigned i = 0; i < s->task_count; i++)
-		kill(s->tasks[i]->tid, SIGKILL);
+	kill_all(s);
 }
 
 void trace_forbidden(struct session *s, pid_t tid, const char *what, const char *detail)
@@ -306,6 +311,7 @@ static void changed(struct session *s, pid_t tid, int status)
 		s->status = status;
 		if (!s->killed)
 			s->why = WIFSIGNALED(status) ? WHY_SIGNAL : WHY_EXIT;
+		kill_all(s); /* what it started doesn't outlive it */
 	}
 }
 

@@ -35,7 +35,7 @@ class Browser:
              "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars", "--remote-debugging-pipe",
              f"--user-data-dir={folder / 'profile'}", "about:blank"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=(103, 104),
-            env={**os.environ, "HOME": str(folder)})
+            env={**os.environ, "HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)})
         for fd in high:
             os.close(fd)
         self.number, self.buffer, self.session = 0, b"", None

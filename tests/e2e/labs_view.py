@@ -137,21 +137,21 @@ check(len(page.data()["lanes"]) == 64 and "beyond the 64th" in page.text, "too m
 
 # --- a huge one -----------------------------------------------------------------------------------------------------------
 huge = Sample()
-for number in range(30_000):
-    if number == 15_000:
+for number in range(6_000):
+    if number == 3_000:
         huge.run(0, "irq-window-open")
     huge.out(0, 0x3F8, "41", rip=number)
-text = page_of("huge.trace", huge.text(), "--limit", 2000)
+text = page_of("huge.trace", huge.text(), "--limit", 500)
 page = Page(text)
 data = page.data()
-check(len(data["exits"]) <= 2000 and len(text) < 3_000_000, "a huge trace is thinned", len(data["exits"]), len(text))
-check("30,001 exits" in page.text and "are shown" in page.text, "and it says so")
-check(data["exits"][0]["n"] == 1 and data["exits"][-1]["n"] == 30_001, "beginning and end are kept")
+check(len(data["exits"]) <= 500 and len(text) < 1_500_000, "a huge trace is thinned", len(data["exits"]), len(text))
+check("6,001 exits" in page.text and "are shown" in page.text, "and it says so")
+check(data["exits"][0]["n"] == 1 and data["exits"][-1]["n"] == 6_001, "beginning and end are kept")
 check(any(e["k"] == "irq-window-open" for e in data["exits"]), "what is rare is kept")
-check(re.search(r'data-kind="io-out">.*?<td class="num">30,000</td>', text, re.S), "the counts are of all")
+check(re.search(r'data-kind="io-out">.*?<td class="num">6,000</td>', text, re.S), "the counts are of all")
 numbers = [e["n"] for e in data["exits"]]
 check(numbers == sorted(set(numbers)), "in order, each once")
-check(text.count("<tr data-n=") == 1000, "the table has a thousand rows")
+check(text.count("<tr data-n=") == len(numbers), "a row for each")
 
 # --- none -----------------------------------------------------------------------------------------------------------------
 for name, bytes_, status in (("empty", b"", 3), ("text", b"hello\n", 3), ("object", b"{\"a\":1}", 3), ("cut", b'{"traceEvents":[{"ph":', 3),

@@ -10,9 +10,6 @@
 _start:
 	cli
 	cld
-	mov $0xff, %al                   /* a line leads to the PIC as well: mask all of that */
-	out %al, $0x21
-	out %al, $0xa1
 	lea idt + 16 * VECTOR(%rip), %rdi
 	lea handler(%rip), %rax
 	mov %ax, (%rdi)
@@ -28,6 +25,9 @@ _start:
 	movl $0x1ff, 0xf0(%rbx)          /* on, spurious vector 255 */
 	movl $0, 0x80(%rbx)              /* task priority 0: everything may come */
 #ifdef PIN
+	mov $0xff, %al                   /* a line leads to the PIC as well: mask all of that */
+	out %al, $0x21
+	out %al, $0xa1
 	mov $0xfec00000, %ecx            /* the IOAPIC */
 	movl $0x10 + 2 * PIN + 1, (%rcx)
 	movl $0, 0x10(%rcx)              /* to the CPU with APIC id 0 */

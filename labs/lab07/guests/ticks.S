@@ -6,7 +6,7 @@
  * Rules: 8254 and 8259A data sheets; IBM AT Technical Reference (port 0x61).
  */
 #define DIVISOR  1193   /* of 1193182 Hz */
-#define PATIENCE (1 << 30) /* cycles: some tenths of a second */
+#define PATIENCE (1 << 32) /* cycles: a second or two */
 
 	.section .text, "ax"
 	.code64
@@ -111,7 +111,9 @@ _start:
 start_patience:
 	rdtsc
 	shl $32, %rdx
-	lea PATIENCE(%rax, %rdx), %r8
+	or %rdx, %rax
+	mov $PATIENCE, %r8
+	add %rax, %r8
 	ret
 patient: /* carry while there is some left */
 	rdtsc
@@ -122,7 +124,10 @@ patient: /* carry while there is some left */
 
 handler:
 	push %rax
+	cmpl $TICKS, taken(%rip)         /* a tick that waited may come too many */
+	jae 1f
 	incl taken(%rip)
+1:
 #ifdef IOAPIC
 	movl $0, 0xb0(%rbx)
 #else

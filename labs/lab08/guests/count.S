@@ -12,7 +12,7 @@
 #define UP         (SHARED + 8)
 #define DONE       (SHARED + 12)
 #define GO         (SHARED + 16)
-#define PATIENCE   (1 << 30) /* cycles: some tenths of a second */
+#define PATIENCE   (1 << 33) /* cycles: some seconds */
 
 	.section .text, "ax"
 	.code64
@@ -72,7 +72,9 @@ _start:
 wait_for_others:
 	rdtsc
 	shl $32, %rdx
-	lea PATIENCE(%rax, %rdx), %r8
+	or %rdx, %rax
+	mov $PATIENCE, %r8
+	add %rax, %r8
 1:	cmpl $CPUS - 1, (%rsi)
 	je 2f
 	pause
