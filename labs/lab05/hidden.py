@@ -39,7 +39,7 @@ def damaged(t, bits):
     return image, field, value % top
 
 
-@test(task=4)
+@test(task=5)
 def random_damage_is_judged_right(t):
     """Sixty images with one number drawn by lot are taken or refused as they should be."""
     images = [damaged(t, t.random.choice((64, 64, 32))) for _ in range(ROUNDS)]

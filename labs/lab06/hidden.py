@@ -130,7 +130,7 @@ IDENTS = {DATA: "RECEIVED_WRONG", IER: "UART_REGISTER_WRONG", IIR: "IIR_PRIORITY
           MCR: "UART_REGISTER_WRONG", LSR: "UART_REGISTER_WRONG", MSR: "MODEM_DELTA_WRONG", SCR: "UART_REGISTER_WRONG"}
 
 
-@test(task=5)
+@test(task=6)
 def random_driving_agrees_with_the_data_sheet(t):
     """Accesses drawn by lot, in loopback, get the answers that the data sheet asks for."""
     chip, s, steps = Chip(), Script(t), []
