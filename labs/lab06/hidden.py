@@ -37,7 +37,8 @@ def a_drivers_self_test_passes(t):
     s.go()
     for ticket, mask, right, ident, seen in steps:
         value = s.values[ticket]
-        t.require(value is not None and value & mask == right, ident, **{"value": hexed(value), "right": hexed(right), **seen})
+        t.require(value is not None and value & mask == right, ident,
+                  **{"value": hexed(value), "right": hexed(right), **seen})
     t.require(s.run.stdout == b"", "DLAB_IGNORED", what="the divisor", instead="was sent over the line")
 
 
