@@ -110,11 +110,11 @@ def each_vcpu_has_a_thread(t):
 def signals_stay_with_the_tool(t):
     """A signal for the process reaches the tool's thread, not a vCPU's."""
     m = Machine(t, "spin", 2)
-    run = t.rig(m.script("machine_start", "cpus_await", "signals_block", "signal_self", "exit"), may_fail=True)
+    run = t.rig(m.script("machine_start", "cpus_await", "signal_self", "exit"), may_fail=True)
     started(t, run)
     answer = run.answer("signal_self")
     t.require(run.ended == "exit" and answer and answer.rc == 0, "SIGNALS_NOT_BLOCKED",
-              ended="the whole process died of it" if run.ended == "signal" else "the tool never saw it")
+              ended="it went to another thread")
 
 
 # --- task 2 ---
@@ -151,7 +151,7 @@ def a_kick_is_told_before_it_is_sent(t):
     """Every vCPU is kicked, and immediate_exit is set before the signal goes."""
     cpus = t.random.randrange(2, 4)
     m = Machine(t, "spin", cpus)
-    run = t.rig(m.script("machine_start", "gate_await 1 ms=400", "cpus_await", "mark 1", "machine_end", "kick_await", "exit"),
+    run = t.rig(m.script("machine_start", "gate_await 1 ms=400", "cpus_await", "mark 1", "machine_end", "kick_await", "sleep 10", "exit"),
                 may_fail=True)
     started(t, run)
     check_no_livelock(t, run)
