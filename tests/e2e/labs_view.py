@@ -100,6 +100,19 @@ said = "".join(chr(int(e["value"], 16)) for e in data["exits"] if e.get("a") == 
 check(said == "Hello from real mode!\n", "what hvrun --trace wrote, byte by byte", said)
 check(data["exits"][-1]["k"] == "hlt" and data["exits"][3]["t0"] >= data["exits"][2]["t1"], "and in order")
 
+# --- observe's own record --------------------------------------------------------------------------------------------
+observe = pathlib.Path(os.environ["BUILD"], "labs/observe")
+if observe.exists():
+    subprocess.run([observe, "--no-sandbox", "--trace", TMP / "hello.trace", "--", os.environ["HVRUN"], "--sandbox", "off",
+                    f"{os.environ['GUESTS']}/hello.bin"], check=True, timeout=60, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    page = Page(page_of("hello.trace", (TMP / "hello.trace").read_bytes()))
+    data = page.data()
+    said = b"".join(bytes.fromhex(e["data"]) for e in data["exits"] if e.get("a") == "0x3f8")
+    check(said == b"Hello from real mode!\n", "what observe recorded, byte by byte", said)
+    check(all(len(e["r"].split()) == 18 and e["s"] is not None for e in data["exits"]), "with registers at every exit")
+    check("could not be read" not in page.text, "each of its lines is known")
+    check(any(i["n"] == "KVM_CREATE_VM" for i in data["ioctls"]) and any(m["m"] == "mmap" for m in data["marks"]), "and the rest")
+
 # --- hostile ones --------------------------------------------------------------------------------------------------------
 evil = Sample(HOSTILE, HOSTILE[0])
 for number, word in enumerate(HOSTILE):
@@ -165,6 +178,8 @@ page = Page(page_of("unrun.trace", '{"k":"start","argv":[],"backend":"x"}\n'))
 check("has no exit" in page.text, "a trace without a run is shown, and says so")
 done = hvlab_view(TMP / "nowhere")
 check(done.returncode == 1 and "No such file" in done.stderr, "no file")
+for path in ("/dev/zero", TMP):
+    check(hvlab_view(path).returncode == 3, f"{path} is no file")
 done = hvlab_view(TMP / "two.trace", "-o", TMP / "no/such/folder.html")
 check(done.returncode == 1 and "Traceback" not in done.stderr, "no folder", done.stderr)
 check(hvlab_view(TMP / "two.trace", "--limit", "7").returncode == 2 and hvlab_view().returncode == 2, "wrong usage")
