@@ -200,3 +200,24 @@ check(ours == theirs and len(ours) > 8, "the devices are those of docs/devices.m
 for name in re.findall(r'\[KVM_EXIT_\w+\] = "([a-z-]+)"', (SRC / "core/kvm/vcpu.c").read_text()):
     kind = exits.kind_of(name)
     check(kind.key != "failed" and exits.path_of(kind, None, True)[0].where == "KVM_RUN", f"{name}: {kind.letter}")
+
+# --- letters can be read on their colours, in the light and in the dark (WCAG 2.1, 1.4.3) ------------------------------
+def luminance(colour):
+    parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(a, b):
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+style = (SRC / "labs/kit/view.css").read_text()
+themes = [dict(re.findall(r"--([\w-]+): (#\w{6})\b", block)) for block in re.findall(r":root \{(.*?)\n\s*\}", style, re.S)[:2]]
+for theme in (themes[0], {**themes[0], **themes[1]}):
+    for kind in exits.KINDS:
+        dark_text = re.search(rf"^\.k-{kind.key} \{{[^}}]*color: #111", style, re.M)
+        check(contrast(theme[f"k-{kind.key}"], "#111111" if dark_text else "#ffffff") >= 4.5, f"{kind.letter} can be read", theme[f"k-{kind.key}"])
+    for text, ground in (("ink", "paper"), ("quiet", "paper"), ("quiet", "lane"), ("accent", "paper")):
+        check(contrast(theme[text], theme[ground]) >= 4.5, f"{text} on {ground}")
