@@ -185,6 +185,11 @@ class Calibration:
         except Exception:  # no reference, no patience beyond the least
             self.seconds = 0.0
 
+    def join(self):
+        """Waits until the reference isn't running any more."""
+        if self.thread:
+            self.thread.join()
+
     def allowed(self):
         """Seconds, or None while the reference still runs."""
         return None if self.seconds is None else min(MOST, max(LEAST, TIMES * self.seconds))
@@ -290,10 +295,9 @@ def execute(sandbox, program, *, record, folder, stdin=b"", dump=(), read=(), wr
         file.write(stdin)
         file.seek(0)
         child = Child(command, file, environment(folder), folder, answers, record, stop)
-    calibration = Calibration(calibrate) if calibrate else None
-    if calibration:
-        status = child.finish(patience(child, calibration, generous))
-        run.allowed, run.reference = calibration.allowed(), calibration.seconds
+    if calibrate:
+        status = child.finish(patience(child, calibrate, generous))
+        run.allowed, run.reference = calibrate.allowed(), calibrate.seconds
     else:
         status = child.finish(lambda: child.started + REFERENCE_MOST)
     return fill(run, child, status)
