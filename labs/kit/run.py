@@ -265,8 +265,8 @@ def fill(run, child, status):
         run.ended = "forbidden"
     elif child.why:
         run.ended = child.why
-    elif not ends:
-        run.ended, run.status = "lost", status
+    elif not ends or status != 0:
+        run.ended, run.status = "lost", status  # the recorder itself gave up: nobody's mistake but the machine's
     elif ends[-1].get("why") in ("signal", "killed") or run.signal:
         run.ended = "signal"
     elif ends[-1].get("why") == "forbidden":
