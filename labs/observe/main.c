@@ -279,6 +279,8 @@ static void note_end(struct session *s)
 	WIFEXITED(s->status) ? out_i64(o, "status", WEXITSTATUS(s->status)) : out_null(o, "status");
 	WIFSIGNALED(s->status) ? out_i64(o, "signal", WTERMSIG(s->status)) : out_null(o, "signal");
 	out_text(o, "why", whys[s->why]);
+	if (s->limit)
+		out_text(o, "limit", s->limit);
 	out_close(o, '}');
 	out_end_line(o);
 	out_flush(o);

@@ -241,13 +241,15 @@ def hostile():
     check(r.end["why"] == "killed" and len(r.of("run")) > 10, "exits without end are ended by SIGTERM", r.end)
     r = deed("loop", stop_after=0.3 * STRETCH)
     check(r.end["why"] == "killed", "an endless loop is ended by SIGTERM", r.end)
-    named("memory", "memory", options=["--limit-memory", 128 << 20])
+    r = deed("memory", options=["--limit-memory", 128 << 20])
+    check(r.end["why"] == "flood" and r.end["limit"] == "memory", "memory without end is ended", r.end)
     r = deed("big_file", scratch / "big", options=["--limit-output", 1 << 20])
     check((r.end["status"] == 7 or r.end["why"] == "flood") and (scratch / "big").stat().st_size <= 1 << 20,
           "10 GB into a file: cut at its limit", r.end)
     r = deed("rewrite", scratch / "big.one", options=["--limit-output", 10 << 20])
     check(r.end["why"] == "flood", "and all that is written counts", r.end)
-    named("file", "many_files", scratch, text="too many")
+    r = deed("many_files", scratch)
+    check(r.end["why"] == "flood" and r.end["limit"] == "files", "files without end, too", r.end)
     for left in [*scratch.glob("many.*"), *scratch.glob("big*")]:
         left.unlink()
 
@@ -268,6 +270,7 @@ def files_stay():
     for name in ("remove", "chmod", "truncate"):
         powerless(name, results)
     powerless("read", "/etc/shadow")
+    powerless("write", f"/tmp/notes.{os.getpid()}")
     check(text() == "zero points" and os.access(results, os.R_OK), "the results are as they were")
     check(not (TMP / "new.json").exists(), "and no file more")
     with socket.socket(socket.AF_UNIX) as server, tempfile.TemporaryDirectory(dir="/tmp") as folder:
