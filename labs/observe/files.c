@@ -23,7 +23,7 @@
 static bool harmless(const char *path)
 {
 	static const char *const folders[] = {"/usr/",       "/lib",        "/etc/",      "/sys/",
-					      "/dev/",       "/bin/",       "/opt",       "/opt",
+					      "/dev/",       "/bin/",       "/opt",       "/gnu/store/",
 					      "/nix/store/", "/proc/self/", "/proc/sys/", "/run/"};
 	static const char *const files[] = {"/proc/cpuinfo",     "/proc/meminfo", "/proc/stat",
 					    "/proc/filesystems", "/proc/mounts",  "/proc/version",

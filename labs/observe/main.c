@@ -263,6 +263,7 @@ static void note_start(struct session *s)
 	out_close(&s->out, ']');
 	out_text(&s->out, "backend", backend);
 	out_bool(&s->out, "sandbox", s->opt->sandbox);
+	out_i64(&s->out, "landlock", landlock_version());
 	out_bool(&s->out, "registers", (s->state.sync & KVM_SYNC_X86_REGS) != 0);
 	out_close(&s->out, '}');
 	out_end_line(&s->out);

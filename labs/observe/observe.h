@@ -227,6 +227,7 @@ void dump_last(struct session *s);       /* all VMs */
  * In the child, before exec. A sentence of what failed is put into why; then the program must not be started.
  */
 int sandbox_enter(const struct options *o, char *why, size_t size);
+long landlock_version(void);                                     /* 0: the kernel has none */
 int room_enter(const struct options *o, char *why, size_t size); /* root's: a private file system tree */
 int filter_load(const struct options *o);
 /* What a call that stops is, when it's none that the program may make: fork, exec, ...; else NULL. */
