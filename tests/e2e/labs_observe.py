@@ -43,15 +43,17 @@ def check(ok, text, *details):
 class Record:
     """One run under observe."""
 
-    def __init__(self, *command, options=(), stop_after=None, **more):
+    def __init__(self, *command, options=(), stop_at=None, **more):
         self.path = TMP / "record"
+        self.path.unlink(missing_ok=True)
         words = [OBSERVE, "--trace", self.path, "--write", scratch, "--chdir", scratch, "--read", BUILD, *options, "--",
                  *command]
         more = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": ENV, **more}
         process = subprocess.Popen(list(map(str, words)), stdin=subprocess.DEVNULL, **more)
         try:
-            if stop_after is not None:
-                time.sleep(stop_after)
+            if stop_at is not None:
+                self.wait_for(stop_at)
+                time.sleep(0.2 * STRETCH)
                 process.terminate()
             self.out, self.err = process.communicate(timeout=LIMIT)
         finally:
@@ -60,6 +62,12 @@ class Record:
         self.status = process.returncode
         self.lines = [json.loads(line) for line in self.path.read_text().splitlines()]
         self.end = self.lines[-1]
+
+    def wait_for(self, text):
+        """Until it is in the record, which is written every few milliseconds."""
+        deadline = time.monotonic() + LIMIT
+        while time.monotonic() < deadline and not (self.path.exists() and text in self.path.read_text()):
+            time.sleep(0.01)
 
     def of(self, kind):
         return [line for line in self.lines if line["k"] == kind]
@@ -126,7 +134,7 @@ def memory_is_kept_before_it_goes():
         r = deed(name, options=["--dump", "last:0x1ff0:0x20"])
         check(r.memory("last", 0x2000, 2) == b"\x5a\x00", f"memory is kept {why}", r.lines[-3:])
     check(r.end == {**r.end, "signal": signal.SIGSEGV, "status": None, "why": "signal"}, "a crash is told", r.end)
-    r = deed("spin", options=["--dump", "last:0x1000:2"], stop_after=0.5 * STRETCH)
+    r = deed("spin", options=["--dump", "last:0x1000:2"], stop_at="KVM_SET_REGS")
     check(r.status == 0 and r.end["why"] == "killed", "SIGTERM ends the program", r.err, r.end)
     check(r.memory("last", 0x1000, 2) == b"\xeb\xfe", "memory is kept when the watchdog comes")
     last = r.of("run")[-1]
@@ -237,9 +245,9 @@ def hostile():
         victim.kill()
         victim.wait()
 
-    r = deed("endless_exits", stop_after=0.3 * STRETCH)
+    r = deed("endless_exits", stop_at='"reason":"io"')
     check(r.end["why"] == "killed" and len(r.of("run")) > 10, "exits without end are ended by SIGTERM", r.end)
-    r = deed("loop", stop_after=0.3 * STRETCH)
+    r = deed("loop", stop_at='"start"')
     check(r.end["why"] == "killed", "an endless loop is ended by SIGTERM", r.end)
     r = deed("memory", options=["--limit-memory", 128 << 20])
     check(r.end["why"] == "flood" and r.end["limit"] == "memory", "memory without end is ended", r.end)
