@@ -400,7 +400,7 @@
 		return pairs.join(" ") + (hex.endsWith("...") ? " ..." : "") + " \u201c" + text + "\u201d";
 	}
 	function showPath(parent, e) {
-		element("h3", parent, "Its path through hvkit");
+		element("h3", parent, "The path of such an exit through hvrun");
 		const list = element("ol", parent, null, "path");
 		for (const stop of data.paths[e.p]) {
 			const box = element("div", element("li", list), null, "stop");

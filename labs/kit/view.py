@@ -21,8 +21,9 @@ from . import viewpage
 
 LINE_MAX = 1 << 20
 FILE_MAX = 256 << 20  # of a Chrome trace, which is one JSON text and has to be read whole
+READ_MAX = 1 << 30  # of a record, which is read line by line; a page can't show more anyway
 TEXT_MAX = 200
-DETAIL_MAX = 2000
+DETAIL_MAX = 800
 BYTES_MAX = 64
 TIME_MAX = 1 << 52  # ns, 52 days; beyond it a script's numbers lose precision
 LANES_MAX = 64
@@ -405,6 +406,9 @@ def short_int(text: str) -> int:
 def read_lines(model: Model, file) -> None:
     seen = 0
     while line := file.readline(LINE_MAX + 1):
+        if file.tell() > READ_MAX:
+            model.notes.append(f"The file is larger than {READ_MAX >> 20} MiB; what comes after is left out.")
+            break
         if len(line) > LINE_MAX:  # the rest of it goes with it
             while line and not line.endswith(b"\n"):
                 line = file.readline(LINE_MAX)
@@ -506,6 +510,8 @@ def read_chrome(model: Model, file) -> None:
 def load(path: pathlib.Path, limit: int = DEFAULT_LIMIT) -> Model:
     """The model of a trace. Raises OSError or Damaged."""
     model = Model(path.name, limit)
+    if path.exists() and not path.is_file():
+        raise Damaged("it is no ordinary file")
     with open(path, "rb") as file:
         head = file.read(4096)
         file.seek(0)

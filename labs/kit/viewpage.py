@@ -68,9 +68,8 @@ def reasons_table(model) -> str:
 
 def places_table(model) -> str:
     rows = []
-    for (key, address), count in sorted(model.places.items(), key=lambda e: -e[1])[:PLACES_SHOWN]:
-        if address is None:
-            continue
+    places = [(*place, count) for place, count in model.places.items() if place[1] is not None]
+    for key, address, count in sorted(places, key=lambda e: -e[2])[:PLACES_SHOWN]:
         kind, mmio = exit_kinds.BY_KEY[key], key.startswith("mmio")
         device = exit_kinds.device_at(address, mmio)
         rows.append(f'<tr><td>{badge(kind)} {escape(kind.name)}</td><td class="mono">{address:#x}</td>'
