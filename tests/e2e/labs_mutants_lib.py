@@ -49,8 +49,9 @@ class Mutant:
         return want(done.returncode == 0, f"{self.name} applies to the solution", done.stdout + done.stderr)
 
 
-def judge(mutant, result):
-    seen, lost = ids(result), losers(result)
+def judge(mutant, result, undone):
+    """undone: the challenges that the solution doesn't take up either."""
+    seen, lost = ids(result), losers(result) - undone
     sound = result["compile"]["ok"] and result["verdict"] is None and "error" not in {t["status"] for t in result["tests"]}
     if not want(sound, f"{mutant.name} builds, and no test falls over", story(result)):
         return
@@ -66,11 +67,12 @@ def main(number):
     one = lab.Lab(tree.find(), number)
     mutants = [Mutant(path) for path in sorted((MUTANTS / f"lab{number:02d}").glob("*.patch"))]
     names = {p.info.name for p in grade.plan(one)}
+    undone = losers(graded(number, solution(number, TMP / "solution"), seed=SEED)) & set(one.extra)
     for mutant in mutants:
         mutant.spread(names)
         folder = TMP / mutant.path.stem
         if mutant.fits(one, names) and mutant.apply(number, folder):
-            judge(mutant, graded(number, folder, seed=SEED))
+            judge(mutant, graded(number, folder, seed=SEED), undone)
     own = {ident for ident, entry in one.diagnoses.items() if entry.lab == number}
     missing = own - {ident for mutant in mutants for ident in mutant.expect}
     want(not missing, f"lab {number}: each diagnosis has a mutant", sorted(missing))
