@@ -257,6 +257,7 @@
 			const y = host + HOST + n * LANE;
 			node("text", { x: 8, y: y + 30 }, svg, l.name);
 			node("text", { class: "quiet", x: 8, y: y + 46 }, svg, l.exits.toLocaleString("en") + (l.exits === 1 ? " exit" : " exits"));
+			if (l.tids.length) node("text", { class: "quiet", x: 8, y: y + 60 }, svg, l.tids.length === 1 ? "thread " + l.tids[0] : l.tids.length + " threads");
 			shapes(svg, l.vcpu, y + 4);
 			lane(svg, l.vcpu, y);
 			ticks(svg, l.vcpu, y + 58);

@@ -80,6 +80,7 @@ check(data["exits"][0]["u"] == 3000 and data["exits"][0]["t1"] - data["exits"][0
 check(last["u"] is None, "after the last exit nothing is known")
 lost = [e for e in data["exits"] if e.get("a") == "0xd0000000"][0]
 check(data["paths"][lost["p"]][4]["where"] == "no device", "where no device is")
+check([lane["tids"] for lane in data["lanes"]] == [[101], [102]], "the thread of each vCPU")
 check(data["kinds"]["io-out"]["letter"] == "O", "letters")
 check(len({k.letter for k in exits.KINDS}) == len(exits.KINDS), "each kind has a letter of its own")
 for want in ("KVM_SET_USER_MEMORY_REGION(", "guest_phys_addr: 0", "memory_size: 0x100000", "signal 10 to thread 101 (vCPU 0), inside",
