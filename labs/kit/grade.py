@@ -269,7 +269,7 @@ class Grading:
         """The records of this grading stay until the next, for hvlab view."""
         folder = os.path.join(self.tree.state, "last", f"lab{self.lab.number:02d}")
         records = os.path.join(scratch, "records")
-        if not os.path.isdir(records) or not os.path.isdir(self.tree.work) or self.tree.in_repo:
+        if not os.path.isdir(records) or not self.tree.remembers:
             return
         try:
             shutil.rmtree(folder, ignore_errors=True)

@@ -225,7 +225,7 @@ class Sandbox:
 def environment(folder):
     """What a program sees of the environment: nothing of the grader's."""
     return {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": folder, "TMPDIR": folder, "LANG": "C", "LC_ALL": "C",
-            "XDG_RUNTIME_DIR": folder, **{key: os.environ[key] for key in ("HV_KVM_DEVICE", "HV_TEST_ID") if key in os.environ}}
+            "XDG_RUNTIME_DIR": folder, **{key: os.environ[key] for key in ("HV_KVM_DEVICE", "HV_TEST_ID", "ASAN_OPTIONS") if key in os.environ}}
 
 
 def fill(run, child, status):

@@ -8,7 +8,8 @@ SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss")
 def need(t, answer, task):
     if answer.rc == -38:
         t.fail("STILL_A_HOLE", what=answer.command, task=task, lab=1)
-    t.require(answer.rc == 0, "NOT_AS_EXPECTED", message=f"{answer.command} failed: {answer.error or answer.rc}")
+    t.require(answer.rc == 0, "NOT_AS_EXPECTED",
+              message=f"{answer.command}, which task {task} is about, failed: {answer.error or answer.rc}")
 
 
 @test(task=2)

@@ -16,7 +16,8 @@ def free_port(t):
 def need(t, answer, task):
     if answer.rc == -38:
         t.fail("STILL_A_HOLE", what=answer.command, task=task, lab=2)
-    t.require(answer.rc == 0, "NOT_AS_EXPECTED", message=f"{answer.command} failed: {answer.error or answer.rc}")
+    t.require(answer.rc == 0, "NOT_AS_EXPECTED",
+              message=f"{answer.command}, which task {task} is about, failed: {answer.error or answer.rc}")
 
 
 def machine(t, image, *lines, irq=None):

@@ -1,8 +1,8 @@
 """Lab 2, the exit loop: a bus that finds the device, and exits that are answered, gone on from, or told.
 
-The devices are the rig's own: what they answer to a read follows from a number that is drawn for each run (byte_of), and
-they keep a record of each access. So the value that a guest gets can only come from the device, by way of the student's
-bus and exit handler. What really went into KVM_RUN again is read from the record.
+The devices are the rig's own: what they answer to a read follows from a number that is drawn for each run (byte_of),
+and they keep a record of each access. So the value that a guest gets can only come from the device, by way of the
+student's bus and exit handler. What really went into KVM_RUN again is read from the record.
 """
 import os
 
@@ -36,14 +36,15 @@ def need(t, answer, task):
     """This command has to work before the test can go on."""
     if answer.rc == -38:
         t.fail("STILL_A_HOLE", what=answer.command, task=task, lab=2)
-    t.require(answer.rc == 0, "NOT_AS_EXPECTED", message=f"{answer.command} failed: {answer.error or answer.rc}")
+    t.require(answer.rc == 0, "NOT_AS_EXPECTED",
+              message=f"{answer.command}, which task {task} is about, failed: {answer.error or answer.rc}")
 
 
 def free_port(t):
     return t.random.randrange(0x1000, 0x7000) & ~0x3F
 
 
-# --- task 1 -------------------------------------------------------------------------------------------------------------
+# --- task 1 -----------------------------------------------------------------------------------------------------------
 
 
 @test(task=1)
@@ -59,7 +60,8 @@ def overlapping_ranges_are_refused(t):
         if welcome:
             t.require(answer.rc == 0, "NEIGHBOUR_REFUSED", at=at, size=size, base=base, length=length, rc=answer.rc)
         else:
-            t.require(answer.rc == -EEXIST, "OVERLAP_ACCEPTED", at=at, size=size, base=base, length=length, rc=answer.rc)
+            t.require(answer.rc == -EEXIST, "OVERLAP_ACCEPTED", at=at, size=size, base=base, length=length,
+                      rc=answer.rc)
 
 
 @test(task=1)
@@ -73,7 +75,7 @@ def ranges_stay_in_order(t):
               want=" ".join(f"{base:#x}" for base in sorted(bases)[:6]))
 
 
-# --- task 2 -------------------------------------------------------------------------------------------------------------
+# --- task 2 -----------------------------------------------------------------------------------------------------------
 
 
 @test(task=2)
@@ -102,7 +104,7 @@ def name_of(device):
     return "no device" if device < 0 else f"device {device}"
 
 
-# --- task 3 -------------------------------------------------------------------------------------------------------------
+# --- task 3 -----------------------------------------------------------------------------------------------------------
 
 
 @test(task=3)
@@ -191,7 +193,7 @@ def where_nobody_answers_are_ones(t):
         t.require(answer.rc == -ENXIO, "UNCLAIMED_UNTOLD", what=answer.command, rc=answer.rc)
 
 
-# --- tasks 4 to 7: a guest in a machine ---------------------------------------------------------------------------------
+# --- tasks 4 to 7: a guest in a machine -------------------------------------------------------------------------------
 
 
 def machine(t, image, *lines, wait=800):
@@ -239,7 +241,7 @@ def shown(parts):
 
 @test(task=4)
 def what_a_port_answers_reaches_the_guest(t):
-    """In of one, two and four bytes brings the device's bytes into the guest's register, out brings them to the device."""
+    """In of 1, 2 and 4 bytes brings the device's bytes into the guest's register; out brings the guest's out."""
     port, value = free_port(t), t.random.randrange(1 << 28, 1 << 32)
     echo, nobody = port + 0x8000, port + 0x20
     guest = t.guest("io", PORT=port, ECHO=echo, VALUE=value, NOBODY=nobody)
@@ -256,7 +258,8 @@ def what_a_port_answers_reaches_the_guest(t):
         t.require(exit_.reply == answer.data == arrived, "IN_NOT_FILLED", port=port, want=answer.data.hex(),
                   seen=(exit_.reply or b"").hex(), size=exit_.size)
     t.credit(0.8)
-    t.require(outs(run, echo)[3:] == [b"\xff" * 4], "UNCLAIMED_NOT_ONES", seen=shown(outs(run, echo)[3:]), want="ffffffff")
+    nobodys = outs(run, echo)[3:]
+    t.require(nobodys == [b"\xff" * 4], "UNCLAIMED_NOT_ONES", seen=shown(nobodys), want="ffffffff")
     t.require(answers["machine_counts"]["unclaimed"] > 0, "UNCLAIMED_UNTOLD", what="the bus", rc="0")
 
 
@@ -377,7 +380,7 @@ def hvrun_shows_what_the_guest_says(t):
     t.require(run.status == 0, "HLT_IS_NO_ERROR", status=run.status, text=said)
 
 
-# --- challenge ----------------------------------------------------------------------------------------------------------
+# --- challenge --------------------------------------------------------------------------------------------------------
 
 
 @test(task=2)

@@ -32,14 +32,14 @@ def damaged(t, bits):
         image.load(some_bytes(t, 48), base + i * 0x1000, vaddr=0x40000000 + base + i * 0x2000, memsz=0x100)
     size, top = len(image.data()), LIMITS[bits]
     field = t.random.choice(("offset", "filesz", "memsz", "paddr", "vaddr"))
-    near = {"offset": (0, size - 48, size, top - 48), "filesz": (0, 48, 0x100, top - 1), "memsz": (48, 0x1000, top - base),
-            "paddr": (base, base + 0x1000, top - 0x100), "vaddr": (0, top - 0x100)}[field]
+    near = {"offset": (0, size - 48, size, top - 48), "filesz": (0, 48, 0x100, top - 1),
+            "memsz": (48, 0x1000, top - base), "paddr": (base, base + 0x1000, top - 0x100), "vaddr": (0, top - 0x100)}[field]
     value = t.random.choice(near) + t.random.choice((-1, 0, 0, 1, t.random.randrange(-300, 300)))
     image.headers[t.random.randrange(2)][field] = value % top
     return image, field, value % top
 
 
-@test(task=4)
+@test(task=5)
 def random_damage_is_judged_right(t):
     """Sixty images with one number drawn by lot are taken or refused as they should be."""
     images = [damaged(t, t.random.choice((64, 64, 32))) for _ in range(ROUNDS)]

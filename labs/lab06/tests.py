@@ -234,7 +234,8 @@ def the_fifo_keeps_sixteen_bytes_in_order(t):
             tickets.append((s.read(DATA), waiting.pop(0)))
     empty = s.read(LSR)
     s.go()
-    t.require(s.values[chip] is not None and s.values[chip] & 0xC0 == 0xC0, "FIFOS_NOT_ENABLED", value=hexed(s.values[chip]))
+    t.require(s.values[chip] is not None and s.values[chip] & 0xC0 == 0xC0, "FIFOS_NOT_ENABLED",
+              value=hexed(s.values[chip]))
     got = [s.values[ticket] for ticket, _ in tickets]
     right = [value for _, value in tickets]
     t.require(got != right[:-16][::-1] + right[-16:][::-1], "RECEIVE_ORDER_REVERSED", first=hexed(got[0]),
@@ -258,7 +259,8 @@ def a_full_fifo_loses_the_new_byte(t):
     told = s.read(LSR)
     tickets = [s.read(DATA) for _ in values]
     s.go()
-    t.require(s.values[before] is not None and not s.values[before] & 2, "FIFOS_NOT_ENABLED", value=hexed(s.values[before]))
+    t.require(s.values[before] is not None and not s.values[before] & 2, "FIFOS_NOT_ENABLED",
+              value=hexed(s.values[before]))
     t.require(s.values[told] & 2, "OVERRUN_LOST", value=hexed(s.values[told]))
     got = [s.values[ticket] for ticket in tickets]
     t.require(got == values, "OVERRUN_KEPT_THE_WRONG_BYTE", value=" ".join(hexed(v) for v in got[:1] + got[-1:]),
@@ -284,7 +286,8 @@ def fcr_empties_the_receiver(t):
     still = s.read(DATA)
     s.go()
     for before, after, what in tickets:
-        t.require(s.values[before] is not None and s.values[before] & 1, "DATA_NEVER_READY", value=hexed(s.values[before]))
+        t.require(s.values[before] is not None and s.values[before] & 1, "DATA_NEVER_READY",
+                  value=hexed(s.values[before]))
         t.require(not s.values[after] & 1, "FCR_RESET_IGNORED", what=what, value=hexed(s.values[after]))
     t.require(s.values[still] == kept, "FCR_EMPTIES_ALWAYS", value=hexed(s.values[still]), right=hexed(kept))
 
@@ -415,7 +418,8 @@ def the_host_is_there_and_ready(t):
     second = s.read(MSR)
     s.go()
     for ticket, mcr in ((first, 0), (second, outputs)):
-        t.require(s.values[ticket] == 0xB0, "MODEM_LINES_WRONG", mcr=hexed(mcr), value=hexed(s.values[ticket]), right="0xb0")
+        t.require(s.values[ticket] == 0xB0, "MODEM_LINES_WRONG", mcr=hexed(mcr), value=hexed(s.values[ticket]),
+                  right="0xb0")
 
 
 @test(task=6)

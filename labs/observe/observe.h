@@ -165,7 +165,7 @@ struct session {
 	struct task **tasks;
 	unsigned task_count;
 	pid_t pid;
-	uint64_t started, killed_at, runs;
+	uint64_t started, killed_at, runs, files;
 	enum why why;
 	bool execed, killed;
 	int status; /* of the program, as waitpid tells it */
@@ -197,6 +197,7 @@ void call_cut_short(struct session *s, struct task *t);
 /* True: what becomes of this open is to be seen, too. */
 bool open_entered(struct session *s, struct task *t);
 void open_returned(struct session *s, const struct task *t, int64_t ret);
+void files_one_more(struct session *s, const struct task *t); /* a new name in the file system */
 
 /* --- decode.c, run.c --------------------------------------------------------------------------------------- */
 

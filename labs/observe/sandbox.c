@@ -192,7 +192,8 @@ int sandbox_enter(const struct options *o, char *why, size_t size)
 	if (o->folder && chdir(o->folder) < 0)
 		return failed(why, size, o->folder);
 	if (!o->plain && access(o->kvm, R_OK | W_OK) < 0)
-		return failed(why, size, "the program can't be given KVM's device");
+		return failed(why, size,
+			      "the program can't be given KVM's device, which others may not open");
 	if (lock_files(o) < 0)
 		return failed(why, size, "Landlock refuses its rules");
 	if (filter_load(o) < 0)

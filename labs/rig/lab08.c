@@ -7,6 +7,7 @@
  * vCPU is held in its device, or just before it writes to its kvm_run area, until the other thread has done
  * its part.
  */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,8 +25,11 @@
 #define MARK     0x6c616200u   /* a capability that no kernel has: KVM_CHECK_EXTENSION of it is a mark */
 #define REPLIES  64
 #define SEIZE_NS 60000000ull
+#define SLOW_NS  80000000ull
+#define TAKE_NS  50000000ull /* for a thread that takes what is not its own to come out of the guest */
+#define CALL_MS  800
 
-enum hold { HOLD_NONE, HOLD_OPEN, HOLD_KICKED };
+enum hold { HOLD_NONE, HOLD_OPEN, HOLD_KICKED, HOLD_SLOW };
 
 /* The device, one for each machine. */
 struct gate {
@@ -65,7 +69,7 @@ static struct hv_cpu *own_cpu(struct hv_machine *m)
 static void pass(struct gate *g)
 {
 	const struct hv_cpu *cpu = own_cpu(g->machine);
-	uint64_t limit = hv_now_ns() + HOLD_NS;
+	uint64_t begun = hv_now_ns(), limit = begun + HOLD_NS;
 	sigset_t own;
 
 	if (g->linger_ms)
@@ -78,7 +82,8 @@ static void pass(struct gate *g)
 		int hold = atomic_load(&g->hold);
 
 		if (hold == HOLD_NONE || (hold == HOLD_OPEN && atomic_load(&g->open)) ||
-		    (hold == HOLD_KICKED && cpu && atomic_load(&cpu->kicked)))
+		    (hold == HOLD_KICKED && cpu && atomic_load(&cpu->kicked)) ||
+		    (hold == HOLD_SLOW && hv_now_ns() >= begun + SLOW_NS))
 			return;
 		nap();
 	}
@@ -147,13 +152,13 @@ static int gate(struct rig *rig, int count, char **words)
 	return hv_bus_add(&rig->machine->pio, port, 1, 0, &g.dev, &rig->err);
 }
 
-/* gate_hold none|open|kicked: what accesses from now on wait for; `none` lets those go that wait. */
+/* gate_hold none|open|kicked|slow: what accesses from now on wait for; `none` lets those go that wait. */
 static int gate_hold(struct rig *rig, int count, char **words)
 {
-	static const char *const holds[] = {"none", "open", "kicked"};
+	static const char *const holds[] = {"none", "open", "kicked", "slow"};
 	struct gate *g = gate_of(rig);
 
-	for (int i = 0; g && count == 2 && i < 3; i++) {
+	for (int i = 0; g && count == 2 && i < 4; i++) {
 		if (strcmp(words[1], holds[i]) == 0) {
 			atomic_store(&g->open, false);
 			atomic_store(&g->hold, i);
@@ -175,6 +180,68 @@ static int gate_await(struct rig *rig, int count, char **words)
 		nap();
 	rig_number(rig, "seen", atomic_load(&g->seen));
 	return atomic_load(&g->seen) >= n ? 0 : -ETIMEDOUT;
+}
+
+/* R, S, t...: proc(5), the field behind the name, which stands in brackets. */
+static char state_of(int tid)
+{
+	char path[64], line[256];
+	const char *bracket;
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? 0 : read(fd, line, sizeof(line) - 1);
+	if (fd >= 0)
+		close(fd);
+	line[n < 0 ? 0 : n] = '\0';
+	bracket = strrchr(line, ')');
+	return bracket && bracket[1] ? bracket[2] : '?';
+}
+
+/* cpus_await [ms=N]: until all vCPUs but the first sleep, as they do in KVM_RUN until somebody starts them.
+ */
+static int cpus_await(struct rig *rig, int count, char **words)
+{
+	uint64_t limit = hv_now_ns() + rig_option_number(count, words, "ms", 400) * 1000000;
+	unsigned asleep = 0;
+
+	if (!rig->machine)
+		return RIG_USAGE;
+	for (int looks = 0; looks < 5 && hv_now_ns() < limit; looks++) {
+		asleep = 1;
+		for (unsigned i = 1; i < rig->machine->cpu_count; i++) {
+			int tid = atomic_load(&rig->machine->cpus[i].tid);
+
+			asleep += tid && state_of(tid) == 'S';
+		}
+		looks = asleep == rig->machine->cpu_count ? looks : -1;
+		nap();
+	}
+	rig_number(rig, "asleep", asleep - 1);
+	return 0;
+}
+
+/* kick_await [ms=N]: until no vCPU's thread has a kick that it has not looked at. */
+static int kick_await(struct rig *rig, int count, char **words)
+{
+	uint64_t limit = hv_now_ns() + rig_option_number(count, words, "ms", 400) * 1000000;
+	unsigned waiting;
+
+	if (!rig->machine)
+		return RIG_USAGE;
+	do {
+		waiting = 0;
+		nap();
+		for (unsigned i = 0; i < rig->machine->cpu_count; i++) {
+			struct hv_cpu *cpu = &rig->machine->cpus[i];
+
+			waiting += atomic_load(&cpu->tid) && atomic_load(&cpu->kicked);
+		}
+	} while (waiting && hv_now_ns() < limit);
+	rig_number(rig, "waiting", waiting);
+	return 0;
 }
 
 static int mark_record(struct rig *rig, int count, char **words)
@@ -248,14 +315,17 @@ static struct deed *begin(struct rig *rig, const char *what, unsigned cpu)
 	return d;
 }
 
+/* Once something didn't come back, nobody waits for the next thing. */
 static int finish(struct rig *rig, const struct deed *d, uint64_t ms)
 {
-	uint64_t limit = hv_now_ns() + ms * 1000000;
+	static bool given_up;
+	uint64_t limit = hv_now_ns() + (given_up ? 0 : ms * 1000000);
 
 	while (d && !atomic_load(&d->done) && hv_now_ns() < limit)
 		nap();
 	rig_bool(rig, "late", !d || !atomic_load(&d->done));
-	if (!d || !atomic_load(&d->done))
+	given_up = given_up || !d || !atomic_load(&d->done);
+	if (given_up)
 		return hv_fail(&rig->err, ETIMEDOUT, "it did not come back within %llu ms",
 			       (unsigned long long)ms);
 	if (strcmp(d->what, "call") == 0) {
@@ -293,7 +363,7 @@ static struct {
 static void on_write(int number, siginfo_t *info, void *context)
 {
 	uintptr_t at = (uintptr_t)info->si_addr, page = (uintptr_t)race.page;
-	struct timespec second = {.tv_sec = 1};
+	struct timespec while_kicked = {.tv_nsec = 200000000};
 
 	if (at - page >= 4096) { /* a fault of the student's own: let it be one */
 		signal(number, SIG_DFL);
@@ -302,15 +372,15 @@ static void on_write(int number, siginfo_t *info, void *context)
 	mprotect(race.page, 4096, PROT_READ | PROT_WRITE);
 	if ((int)syscall(SYS_gettid) != atomic_load(&race.thread) || atomic_exchange(&race.seized, true))
 		return;
-	nanosleep(&second, NULL); /* ends when the kick's signal comes */
+	nanosleep(&while_kicked, NULL); /* ends when the kick's signal comes */
 	atomic_store(&race.over, true);
 }
 
 /*
- * race [half]: vCPU 0 stands in the gate. It is let go; when it writes to its kvm_run area before it enters
- * the guest, it is held at this write until a call (as `within 500 call 0`) has been put down for it and the
- * kick has been sent. When it doesn't write, the call comes a moment later. half: it is let go as if a kicker
- * had come as far as setting `kicked` and no further, so that it looks after what is wanted and writes there.
+ * race [late]: vCPU 0 stands in the gate. It is let go; when it writes to its kvm_run area before it enters
+ * the guest, it is held at this write until a call has been put down for it and the kick has been sent. When
+ * it doesn't write, the call comes a moment later. late: before, the vCPU is kicked, and its write counts
+ * from the moment on when it may take the machine's lock and look what is wanted.
  */
 static int race_kick(struct rig *rig, int count, char **words)
 {
@@ -327,10 +397,17 @@ static int race_kick(struct rig *rig, int count, char **words)
 	race.page = cpu->vcpu.run;
 	atomic_store(&race.thread, atomic_load(&cpu->tid));
 	atomic_store(&race.seized, false);
-	mprotect(race.page, 4096, PROT_READ);
-	if (count > 1)
+	if (count > 1) {
+		pthread_mutex_lock(&rig->machine->lock);
 		atomic_store(&cpu->kicked, true);
-	atomic_store(&g->open, true);
+		atomic_store(&g->open, true);
+		usleep(20000);
+		mprotect(race.page, 4096, PROT_READ);
+		pthread_mutex_unlock(&rig->machine->lock);
+	} else {
+		mprotect(race.page, 4096, PROT_READ);
+		atomic_store(&g->open, true);
+	}
 	limit = hv_now_ns() + SEIZE_NS;
 	while (!atomic_load(&race.seized) && hv_now_ns() < limit)
 		nap();
@@ -338,43 +415,52 @@ static int race_kick(struct rig *rig, int count, char **words)
 	rig_bool(rig, "seized", atomic_load(&race.seized));
 	mark(rig->machine, 1);
 	d = begin(rig, "call", 0);
-	return finish(rig, d, 500);
+	return finish(rig, d, CALL_MS);
 }
 
 /* --- signals --- */
 
-/* signals_block: as hvrun does before it starts a machine: its signals wait for its own thread to take them.
- */
-static int signals_block(struct rig *rig, int count, char **words)
-{
-	sigset_t set;
+static _Atomic int taken_by; /* the thread that got a signal of the process's; 0: none yet */
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	return -pthread_sigmask(SIG_BLOCK, &set, NULL);
+static void on_signal(int number)
+{
+	(void)number;
+	atomic_store(&taken_by, (int)syscall(SYS_gettid));
 }
 
-/* signal_self: a SIGTERM for the process; rc 0 when this thread gets it. */
+/* signal_self: a SIGTERM for the process, which this thread blocks, as hvrun does; rc 0 when this thread gets
+ * it. */
 static int signal_self(struct rig *rig, int count, char **words)
 {
-	struct timespec second = {.tv_sec = 1};
+	struct timespec limit = {0};
+	uint64_t until = hv_now_ns() + TAKE_NS;
+	struct sigaction action = {.sa_handler = on_signal};
 	sigset_t set;
+	int got;
 
+	sigemptyset(&action.sa_mask);
+	sigaction(SIGTERM, &action, NULL);
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	if (kill(getpid(), SIGTERM) < 0)
 		return -errno;
-	return sigtimedwait(&set, NULL, &second) == SIGTERM ? 0 : -ETIMEDOUT;
+	while (!atomic_load(&taken_by) && hv_now_ns() < until)
+		nap();
+	got = sigtimedwait(&set, NULL, &limit);
+	rig_signed(rig, "taken_by", atomic_load(&taken_by));
+	return got == SIGTERM ? 0 : -EINTR;
 }
 
 const struct rig_command rig_lab08[] = {
 	{"gate", "PORT [in=HEX] [linger=MS]", gate},
-	{"gate_hold", "none|open|kicked", gate_hold},
+	{"gate_hold", "none|open|kicked|slow", gate_hold},
 	{"gate_await", "N [ms=N]", gate_await},
+	{"cpus_await", "[ms=N]", cpus_await},
+	{"kick_await", "[ms=N]", kick_await},
 	{"mark", "N", mark_record},
 	{"within", "MS pause|resume|reset|end|wait|call [CPU]", within},
-	{"race", "[half]", race_kick},
-	{"signals_block", "", signals_block},
+	{"race", "[late]", race_kick},
 	{"signal_self", "", signal_self},
 	{NULL, NULL, NULL},
 };

@@ -2,6 +2,7 @@
 """A student's way through all labs, from the handed-out tree alone: start, a wrong answer, what the grader names, hints,
 an explanation, the right answer, full marks; and at the end hvrun, built on the student's own files, runs the shell."""
 # limit: 400
+import configparser
 import re
 import shutil
 
@@ -39,6 +40,12 @@ def named(result):
     return [result["verdict"]["id"]] if result["verdict"] else found
 
 
+def baseline(number):
+    ini = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=(";",))
+    ini.read(COURSE / f"labs/lab{number:02d}/lab.ini")
+    return ini.getfloat("baseline", "score", fallback=0)
+
+
 def answer(files, patch=None):
     """What the student types: the core's text, with a mistake in it or without."""
     for name in files:
@@ -48,11 +55,14 @@ def answer(files, patch=None):
 
 
 def wrong_answers(number):
-    """Mutants, those first whose mistake is the only one that is expected."""
+    """Mutants that lose points which students see; those first whose mistake is the only one that is expected."""
+    points = (COURSE / f"labs/lab{number:02d}/lab.ini").read_text().split("[points]")[1].split("[", 1)[0]
+    visible = {"*", *re.findall(r"^(\w+)\s*=", points, re.M)}
     found = []
     for path in sorted((SRC / f"labs/staff/mutants/lab{number:02d}").glob("*.patch")):
         fields = dict(re.findall(r"^(expect|loses):\s*(.*)$", path.read_text().split("\n--- ")[0], re.M))
-        found.append((path, fields.get("expect", "").split()))
+        if visible & set(fields.get("loses", "").split()):
+            found.append((path, fields.get("expect", "").split()))
     return sorted(found, key=lambda pair: len(pair[1]) != 1)[:WRONG_ANSWERS]
 
 
@@ -68,7 +78,8 @@ def lab(number):
     text, result = grade(number, 1)
     check(result["compile"]["ok"] and not result["compile"]["warnings"], "the starter builds without a warning",
           result["compile"]["output"])
-    check("STILL_A_HOLE" in text and set(named(result)) <= {"STILL_A_HOLE", *named(result)}, "holes are told as holes")
+    check(result["score"] == baseline(number) < result["max"], "and scores what lab.ini says", text)
+    check(named(result) and named(result)[0] in text, "the first thing to do is named", text)
 
     # The hints go from one to the next.
     first, second = hvlab("hint", number), hvlab("hint", number)
@@ -88,6 +99,8 @@ def lab(number):
         check("In your last grading" in told and "Read:" in told, f"{seen[0]} is explained, with what was seen", told)
         check(re.search(r"^  1\. ", hvlab("hint", number), re.M), "and there is a hint")
 
+    (WORK / files[0]).write_text((WORK / files[0]).read_text() + "\nint broken(\n")
+    check("DOES_NOT_COMPILE" in hvlab("submit", number, "--output", TMP, status=1), "what doesn't compile isn't packed")
     answer(files)
     text, result = grade(number, 0)
     check(result["score"] == result["max"] > 0, f"the right answer to lab {number} has full marks", text)

@@ -201,6 +201,13 @@ shutil.move(scope / "source/tree/lib", scope / "lib")
 told = gradescope(right, status=1)
 check(told["score"] == 0 and "not end" in told["output"] or "itself failed" in told["output"], "a grader that fails says so", told)
 shutil.move(scope / "lib", scope / "source/tree/lib")
+told = gradescope(right, status=1, HV_KVM_DEVICE="/nowhere")
+check("no KVM" in told["output"] and told["extra_data"]["labs"][0]["complete"] is False and not told["tests"],
+      "a machine without KVM says so, and judges nothing", told)
+done = run(staff / "labs/staff/grade_submission.py", "--lab", LAB, "--limit", "0.05", "--out", TMP / "late.json", right, status=1)
+late = json.loads((TMP / "late.json").read_text())
+validate("results", late, "a grading that took too long")
+check(not late["complete"] and "longer than 0.05 s" in done.stderr, "what takes too long is ended, and says so", done.stderr)
 
 
 # Autolab: its files and the handin in an empty folder, then make.

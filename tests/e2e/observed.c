@@ -299,6 +299,14 @@ static int do_exits(char **args)
 	return one(code, sizeof(code)) == KVM_EXIT_HLT ? 0 : 1;
 }
 
+static int do_endless_exits(char **args)
+{
+	static const uint8_t code[] = {0xee, 0xeb, 0xfd}; /* out, and again */
+
+	(void)args;
+	return one(code, sizeof(code));
+}
+
 /* 8 GiB that are never touched cost nothing. */
 static int do_reserve(char **args)
 {
@@ -397,6 +405,29 @@ static int do_big_file(char **args)
 	for (unsigned i = 0; i < (10ull << 30) / sizeof(text); i++)
 		if (write(fd, text, sizeof(text)) < 0)
 			return errno == EFBIG ? 7 : 1;
+	return DONE_IT;
+}
+
+static int do_many_files(char **args)
+{
+	char path[256];
+
+	for (unsigned i = 0; i < 1000000; i++) {
+		snprintf(path, sizeof(path), "%s/many.%u", args[0], i);
+		close(open(path, O_WRONLY | O_CREAT, 0600));
+	}
+	return DONE_IT;
+}
+
+/* Small files, written over and over. */
+static int do_rewrite(char **args)
+{
+	static char text[1 << 16];
+	int fd = open(args[0], O_RDWR | O_CREAT, 0600);
+
+	need(fd >= 0, args[0]);
+	while (forever)
+		need(pwrite(fd, text, sizeof(text), 0) > 0, "pwrite");
 	return DONE_IT;
 }
 
@@ -565,6 +596,7 @@ static const struct deed {
 	{"crash", do_crash, 0},
 	{"spin", do_spin, 0},
 	{"exits", do_exits, 1},
+	{"endless_exits", do_endless_exits, 0},
 	{"reserve", do_reserve, 0},
 	{"status", do_status, 1},
 	{"harmless", do_harmless, 1},
@@ -574,6 +606,8 @@ static const struct deed {
 	{"loop", do_loop, 0},
 	{"flood", do_flood, 0},
 	{"big_file", do_big_file, 1},
+	{"many_files", do_many_files, 1},
+	{"rewrite", do_rewrite, 1},
 	{"memory", do_memory, 0},
 	{"write", do_write, 1},
 	{"read", do_read, 1},
