@@ -179,6 +179,11 @@ class Model:
         self.unshown = 0
         self.end = 0
 
+    @property
+    def returned(self) -> int:
+        """How many exits there were: each entry but those that the program's end cut off."""
+        return self.exits.count - (self.kinds["inside"].count if "inside" in self.kinds else 0)
+
     def lane(self, vcpu: int):
         """The time line of a vCPU; False when there are too many of them."""
         if vcpu not in self.lanes:
@@ -205,7 +210,7 @@ class Model:
         item.setdefault("u", None)
         self.open[item["v"]] = item
         lane = self.lanes[item["v"]]
-        lane["exits"] += 1
+        lane["exits"] += kind.key != "inside"
         if item["tid"] is not None and item["tid"] not in lane["tids"] and len(lane["tids"]) < 9:
             lane["tids"].append(item["tid"])
         self.reach(item["t1"])
@@ -286,7 +291,7 @@ def add_run(model: Model, event: dict) -> bool:
     entered, took, vcpu = time_of(event.get("t")), time_of(event.get("d")), lane_of(event)
     if entered is None or took is None or vcpu is None:
         return False
-    ret = whole(event.get("ret"), 0)
+    ret = whole(event.get("ret"))  # none: KVM_RUN was still running when the program ended
     reason = event.get("reason") if isinstance(event.get("reason"), str) else None
     io, mmio = (event.get(k) if isinstance(event.get(k), dict) else {} for k in ("io", "mmio"))
     address = size = count = None
@@ -587,7 +592,7 @@ def execute(args: argparse.Namespace) -> int:
         print(f"hvlab view: {error.filename or output}: {error.strerror}", file=sys.stderr)
         return 1
     if output != "-":
-        print(f"{output}: {model.exits.count} exits of {len(model.lanes)} vCPU{'' if len(model.lanes) == 1 else 's'}; "
+        print(f"{output}: {model.returned} exit{'' if model.returned == 1 else 's'} of {len(model.lanes)} vCPU{'' if len(model.lanes) == 1 else 's'}; "
               "open it in a browser")
     return 0
 

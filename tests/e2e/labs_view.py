@@ -93,6 +93,14 @@ check("default-src 'none'" in policy and "unsafe" not in policy, "a strict polic
 check(not any(k in a for _, a in page.tags for k in ("src", "href", "style", "onclick")), "nothing from elsewhere")
 check(not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text), "no address of the network")
 
+cut = Sample()
+cut.out(0, 0x3F8, "41")
+cut.add(k="run", t=cut.now[0], d=500, tid=101, vcpu=0, immediate=0, reason=None)
+page = Page(page_of("cut.trace", cut.text()))
+data = page.data()
+check([e["k"] for e in data["exits"]] == ["io-out", "inside"] and "1 exit on 1 vCPU" in page.text and data["lanes"][0]["exits"] == 1,
+      "an entry from which the program never came back is no exit", data)
+
 # --- hvrun's own trace -----------------------------------------------------------------------------------------------------
 chrome = TMP / "hello.json"
 subprocess.run([os.environ["HVRUN"], "--trace", chrome, f"{os.environ['GUESTS']}/hello.bin"], check=True, timeout=60,
