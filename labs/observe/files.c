@@ -23,7 +23,7 @@
 static bool harmless(const char *path)
 {
 	static const char *const folders[] = {"/usr/",       "/lib",        "/etc/",      "/sys/",
-					      "/dev/",       "/bin/",       "/opt",       "/opt",
+					      "/dev/",       "/bin/",       "/opt",       "/gnu/store/",
 					      "/nix/store/", "/proc/self/", "/proc/sys/", "/run/"};
 	static const char *const files[] = {"/proc/cpuinfo",     "/proc/meminfo", "/proc/stat",
 					    "/proc/filesystems", "/proc/mounts",  "/proc/version",
@@ -109,6 +109,17 @@ static void whole_path(const struct task *t, char *path, size_t size)
 	snprintf(path, size, "%s/%s", folder + above, t->call.path);
 }
 
+/* A file of one's own for notes, say. It is refused, and meant no harm. */
+static bool in_tmp(const char *path)
+{
+	static const char *const folders[] = {"/tmp/", "/var/tmp/"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(folders); i++)
+		if (!strncmp(path, folders[i], strlen(folders[i])) && !strchr(path + strlen(folders[i]), '/'))
+			return access(path, F_OK) < 0;
+	return false;
+}
+
 /* Something is there for us that isn't there for the program. */
 static bool hidden(const char *path, bool creates)
 {
@@ -125,10 +136,10 @@ static bool hidden(const char *path, bool creates)
 	return access(folder, F_OK) == 0;
 }
 
-void files_one_more(struct session *s, const struct task *t)
+void files_one_more(struct session *s)
 {
 	if (++s->files > FILES_MAX)
-		trace_forbidden(s, t->tid, "file", "too many new files");
+		trace_flood(s, "files");
 }
 
 void open_returned(struct session *s, const struct task *t, int64_t ret)
@@ -137,11 +148,13 @@ void open_returned(struct session *s, const struct task *t, int64_t ret)
 	bool refused = ret == -EACCES || ret == -EPERM || ret == -EROFS;
 
 	if (ret >= 0 && t->call.creates && !s->opt->plain)
-		files_one_more(s, t);
+		files_one_more(s);
 	/* Its own pipe, opened anew: with another's as its standard output that fails, and means no harm. */
 	if (ret >= 0 || !strncmp(t->call.path, "/proc/self/fd/", 14))
 		return;
 	whole_path(t, path, sizeof(path));
+	if (in_tmp(path))
+		return;
 	if (refused || (ret == -ENOENT && s->opt->drop && hidden(path, t->call.creates)))
 		trace_forbidden(s, t->tid, "file", path);
 }

@@ -241,7 +241,7 @@ void run_returned(struct session *s, struct task *t, int64_t ret)
 		state_at_exit(s, o, &run);
 	end(s);
 	if (s->opt->limit_runs && ++s->runs >= s->opt->limit_runs)
-		trace_kill(s, WHY_FLOOD);
+		trace_flood(s, "runs");
 }
 
 /* The program ended, or was ended, inside. */

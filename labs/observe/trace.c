@@ -141,6 +141,13 @@ void trace_kill(struct session *s, enum why why)
 	kill_all(s);
 }
 
+void trace_flood(struct session *s, const char *limit)
+{
+	if (!s->killed)
+		s->limit = limit;
+	trace_kill(s, WHY_FLOOD);
+}
+
 void trace_forbidden(struct session *s, pid_t tid, const char *what, const char *detail)
 {
 	struct out *o = &s->out;
@@ -181,18 +188,14 @@ static uint64_t read_proc(const struct session *s, const char *name, const char 
 static void check_amounts(struct session *s)
 {
 	const struct options *o = s->opt;
-	char text[64];
 
 	if (!o->sandbox || o->plain)
 		return;
 	/* statm: all pages, then those in memory */
-	if (o->limit_memory &&
-	    read_proc(s, "statm", " ") * (uint64_t)sysconf(_SC_PAGESIZE) > o->limit_memory) {
-		snprintf(text, sizeof(text), "more than %llu bytes", (unsigned long long)o->limit_memory);
-		trace_forbidden(s, s->pid, "memory", text);
-	}
+	if (o->limit_memory && read_proc(s, "statm", " ") * (uint64_t)sysconf(_SC_PAGESIZE) > o->limit_memory)
+		trace_flood(s, "memory");
 	if (o->limit_output && read_proc(s, "io", "wchar: ") > o->limit_output)
-		trace_kill(s, WHY_FLOOD);
+		trace_flood(s, "output");
 }
 
 static void tick(struct session *s)

@@ -266,7 +266,7 @@ static int do_kick(char **args)
 	need(pthread_create(&c.thread, NULL, cpu_thread, &c) == 0, "pthread_create");
 	while (!c.tid)
 		usleep(1000);
-	usleep(50000);
+	usleep(200000);
 	c.run->immediate_exit = 1;
 	syscall(SYS_tgkill, getpid(), c.tid, SIGUSR1);
 	pthread_join(c.thread, NULL);
