@@ -18,8 +18,8 @@ from kit.record import Run
 
 COMPILE_LIMIT = 15.0 * running.STRETCH
 OUTPUT_LIMIT = 20000  # characters of the compiler's that are kept
-SYSTEM_HEADERS = ("capstone/capstone.h", "gelf.h", "jansson.h", "libelf.h", "linux/kvm.h", "pthread.h", "stdio.h", "stdlib.h",
-                  "string.h", "unistd.h", "errno.h", "fcntl.h")
+SYSTEM_HEADERS = ("capstone/capstone.h", "gelf.h", "jansson.h", "libelf.h", "linux/kvm.h", "pthread.h", "stdio.h",
+                  "stdlib.h", "string.h", "unistd.h", "errno.h", "fcntl.h")
 GUEST_FLAGS = ["-std=gnu17", "-O1", "-ffreestanding", "-fno-builtin", "-fno-pic", "-no-pie", "-static", "-nostdlib",
                "-mno-red-zone", "-mgeneral-regs-only", "-fno-stack-protector", "-fcf-protection=none",
                "-fno-asynchronous-unwind-tables", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,norelro",
@@ -134,7 +134,8 @@ class Builder:
         said = (child.out.data + child.err.data).decode(errors="replace")
         ran = running.fill(Run(name, words, record), child, status)
         if ran.ended == "lost":
-            raise LabError(f"the sandbox doesn't work here ({said.strip()[-300:] or 'it says nothing'}); hvlab doctor looks into it")
+            raise LabError(f"the sandbox doesn't work here ({said.strip()[-300:] or 'it says nothing'}); "
+                           "hvlab doctor looks into it")
         if child.why:
             ran.status, said = 1, f"error: the compiler was ended ({child.why})\n{said}"
         acts = [f"{act.get('what')} {act.get('detail')}" for act in ran.forbidden]
@@ -168,7 +169,8 @@ class Builder:
                 raise BuildError("FILE_FORBIDDEN", said, detail=f"{name} asks the compiler for {acts[0]}")
             if lacking := re.search(r"fatal error: '?([\w./]+\.h)'?(?::| file)", said):
                 if lacking[1] in SYSTEM_HEADERS:
-                    raise LabError(f"this machine has no <{lacking[1]}>, which the labs need; hvlab doctor tells the package")
+                    raise LabError(f"this machine has no <{lacking[1]}>, which the labs need; "
+                                   "hvlab doctor tells the package")
             if status != 0:
                 raise BuildError("DOES_NOT_COMPILE", said, file=name, message=first_message(said))
             count = said.count("warning:")
