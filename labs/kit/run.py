@@ -27,6 +27,7 @@ ANSWERS_MAX = 16 << 20
 RECORD_MAX = 256 << 20
 COMPILER_MEMORY = 4 << 30
 NOBODY = 65534
+NOT_RUN = 125  # observe --plain ends so when it couldn't run the compiler; else as the compiler did
 
 
 def plain_user():
