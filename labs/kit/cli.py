@@ -134,8 +134,9 @@ def do_submit(tree, options):
               file=sys.stderr)
         return FAILED
     try:
-        path, manifest = submit.submit(one.number, one.title, paths, options.user or grade.user_name(), lab.Term(tree).name,
-                                       version(tree), options.output, last_result(tree, one.number))
+        path, manifest = submit.submit(one.number, one.title, paths, options.user or grade.user_name(),
+                                       lab.Term(tree).name, version(tree), options.output,
+                                       last_result(tree, one.number))
     except submit.Damaged as error:
         print(f"hvlab: {error}", file=sys.stderr)
         return DAMAGED
@@ -242,10 +243,15 @@ def parse(tree, args):
     return options
 
 
+def end(signo, frame):
+    """SIGTERM ends a grading as Ctrl-C does: programs are stopped, folders go."""
+    raise KeyboardInterrupt
+
+
 def main(args):
     tree = trees.find()
     options = parse(tree, args)
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    signal.signal(signal.SIGTERM, end)
     try:
         from kit.lab import LabError
         return options.function(tree, options)
