@@ -275,6 +275,11 @@ def files_stay():
     r = deed("read", link)
     check(r.end["status"] != 42, "a link leads nowhere", r.end)
     link.unlink()
+    shared = TMP / "shared.h"
+    shared.write_text("text")
+    shared.chmod(0o666)
+    named("file", "empty", shared, options=["--read", shared])
+    check(shared.read_text() == "text", "what may be read is not emptied")
     for name in ("remove", "chmod", "truncate"):
         powerless(name, results)
     powerless("read", "/etc/shadow")
