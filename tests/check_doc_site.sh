@@ -11,6 +11,14 @@ done
 "$SRC/docs/site/build" "$TMP/site" test
 "$SRC/tests/check_doc_links.py" --site "$TMP/site"
 
+# A student's tree has the labs' pages only.
+"$SRC/docs/site/build" "$TMP/labs" test docs/labs
+"$SRC/tests/check_doc_links.py" --site "$TMP/labs"
+if [ ! -e "$TMP/labs/index.html" ] || [ -e "$TMP/labs/architecture.html" ]; then
+	echo "a site of docs/labs is not one of docs/labs"
+	exit 1
+fi
+
 # It replaces what it made, and leaves alone what it didn't.
 "$SRC/docs/site/build" "$TMP/site" again >/dev/null
 mkdir "$TMP/other"

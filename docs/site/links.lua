@@ -1,6 +1,7 @@
 -- Links between the repository's texts become links between the site's pages. HV_LINKS names a table of what is in the
 -- site (source, tab, target); HV_PAGE is this page's source, HV_TARGET where it goes. A link to a file that is not in the
--- site, source code for instance, stays as the file's name. Headings get a link to themselves; wide tables may be scrolled.
+-- site, source code for instance, stays as the file's name. Headings get a link to themselves, figures one to
+-- the figure alone, for small screens; wide tables may be scrolled.
 
 local links = {}
 for line in io.lines(os.getenv("HV_LINKS")) do
@@ -55,7 +56,7 @@ end
 
 function Image(image)
 	image.src = mapped(image.src) or image.src
-	return image
+	return pandoc.Link({image}, image.src, "", pandoc.Attr("", {"figure"}))
 end
 
 function Header(header)

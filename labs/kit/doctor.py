@@ -237,9 +237,13 @@ def check_processor(host: Host) -> list[Check]:
         what = f"{host.machine}" + (", Apple" if apple else "")
         return [Check(group, "processor", MISSING, what, "KVM runs guests of the processor's own kind, and the labs' guests and objects are x86-64",
                       BOX, ALL_LABS)]
+    info = host.read("/proc/cpuinfo")
+    if "VirtualApple" in info or (info and not host.cpu_flags()):
+        return [Check(group, "processor", MISSING, "x86-64, translated on another processor (a container on an ARM machine?)",
+                      "programs run, but there is no x86-64 processor that KVM could hand out", BOX, ALL_LABS)]
     flags = host.cpu_flags()
     kind = "VT-x (vmx)" if "vmx" in flags else "AMD-V (svm)" if "svm" in flags else None
-    model = next((line.partition(":")[2].strip() for line in host.read("/proc/cpuinfo").splitlines() if line.startswith("model name")), "")
+    model = next((line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")), "")
     checks = [Check(group, "processor", OK, f"x86-64{', ' + model if model else ''}")]
     if kind:
         nested = hypervisor(host)
@@ -462,7 +466,7 @@ def links(host: Host, cc: str, libraries) -> bool:
         source = os.path.join(folder, "try.c")
         with open(source, "w", encoding="utf-8") as file:
             file.write("".join(f"#include <{header}>\n" for header, _, _ in libraries) + "int main(void) { return 0; }\n")
-        done = host.run([cc, "-o", os.path.join(folder, "try"), source, *[f"-l{lib}" for _, lib, _ in libraries if lib]], 60)
+        done = host.run([cc, "-std=gnu17", "-o", os.path.join(folder, "try"), source, *[f"-l{lib}" for _, lib, _ in libraries if lib]], 60)
         return done.returncode == 0
 
 

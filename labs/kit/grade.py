@@ -176,9 +176,11 @@ class Grading:
             self.warning = self.diagnose("WARNINGS", {**builder.seen_warnings, "count": builder.warnings})
         words = [self.seed, self.term.seed, self.user]
         session = testing.Session(self.tree, self.lab, builder, scratch, words, self.stop)
-        together = [p for p in self.planned if not p.info.alone]
-        self._all(session, together, JOBS)
-        self._all(session, [p for p in self.planned if p.info.alone], 1)
+        try:
+            self._all(session, [p for p in self.planned if not p.info.alone], JOBS)
+            self._all(session, [p for p in self.planned if p.info.alone], 1)
+        finally:
+            session.close()
 
     def _cannot_build(self, error):
         self.verdict = self.diagnose(error.id, error.seen)

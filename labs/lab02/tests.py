@@ -10,7 +10,7 @@ from kit.testing import test
 
 STRETCH = int(os.environ.get("HV_STRETCH", "1") or "1")  # a machine that is itself emulated
 ONES64 = 0xFFFFFFFFFFFFFFFF
-EAGAIN, EEXIST, EFAULT, EINTR, ENXIO = 11, 17, 14, 4, 6
+EAGAIN, EEXIST, EINTR, ENXIO = 11, 17, 4, 6
 END_HALT, END_TRIPLE_FAULT = 2, 5
 
 

@@ -15,6 +15,9 @@ LIMIT = 60 * int(os.environ.get("HV_STRETCH", "1"))
 
 def find():
     """The browser, or the end of the test: it is skipped."""
+    if int(os.environ.get("HV_STRETCH", "1")) >= 6:  # tests/run
+        print("an emulated processor takes minutes to start a browser")
+        sys.exit(77)
     for name in NAMES:
         if path := shutil.which(name):
             return path

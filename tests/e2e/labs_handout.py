@@ -49,6 +49,9 @@ planted.unlink()
 left = [p for p in TREE.rglob("*") if p.name in ("hidden.py", "hidden.ini", "cut.py") or "staff" in p.parts]
 check(not left, "nothing of the staff's is in the tree", left)
 
+done = run(SRC / "tests/check_doc_links.py", "--root", TREE, status=None)
+check(done.returncode == 0, "each link of the handouts leads somewhere in the tree", done.stdout + done.stderr)
+
 # The command.
 done = run(HVLAB, "list")
 check([int(line.split()[0]) for line in done.stdout.splitlines()] == LABS, "hvlab list names the labs", done.stdout)

@@ -22,7 +22,7 @@ def check(ok, text, *details):
 
 def page_of(name, text):
     (TMP / name).write_text(text)
-    subprocess.run([sys.executable, "-m", "kit.view", TMP / name], cwd=SRC / "labs", check=True, timeout=100,
+    subprocess.run([sys.executable, "-m", "kit.view", TMP / name], cwd=SRC / "labs", check=True, timeout=100 * int(os.environ["HV_STRETCH"]),
                    stdout=subprocess.DEVNULL)
     return TMP / f"{name}.html"
 
