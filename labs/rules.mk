@@ -22,7 +22,7 @@ $(BUILD)/obj/labs/%.o: private ALL_CFLAGS += -Ilabs
 
 # What a student's file is built with: as here, but for what belongs to libraries. Machine-specific paths stay out.
 LAB_CFLAGS = -std=gnu17 -pthread -D_GNU_SOURCE -DHV_VERSION='"$(VERSION)"' -O1 -g -fno-omit-frame-pointer -U_FORTIFY_SOURCE \
-             -D_FORTIFY_SOURCE=2 -fstack-protector-strong
+             -D_FORTIFY_SOURCE=2 -fstack-protector-strong $(SANF)
 LAB_CORE   = $(call obj,$(filter core/base/%,$(DISK_SRC)) $(HV_SRC))
 LAB_HVRUN  = $(call obj,$(sort $(wildcard tools/hvrun/*.c))) $(HVRUN_GEN)/filter.o
 LAB_TEXTS  = $(filter-out %.pyc,$(shell find labs docs/labs guests -type f 2>/dev/null)) $(wildcard core/*/*.h)
@@ -37,14 +37,15 @@ $(BUILD)/handout.stamp: $(LAB_BINS) $(LAB_CORE) $(LAB_HVRUN) $(BUILD)/bin/hvrun 
 	@touch $@
 
 handout: $(LAB_BINS) $(LAB_CORE) $(LAB_HVRUN) $(BUILD)/bin/hvrun guests ## Write a student's tree (HANDOUT=DIR)
+	@rm -rf $(BUILD)/docs/labs-site; if command -v pandoc >/dev/null; then docs/site/build $(BUILD)/docs/labs-site $(VERSION) docs/labs; fi
 	$(call write_handout,$(HANDOUT))
 
 # The version's quotes are in the words: a shell takes them off once.
 define write_handout
 @cd labs && python3 -m kit.handout --out $(abspath $(1)) --kit-version $(VERSION) --objcopy $(OBJCOPY) \
-	--html=$(abspath $(BUILD)/docs/labs) --cflags='$(subst ','\'',$(LAB_CFLAGS))' --warnings='$(filter-out $(NOWARN_clang) -Werror,$(WARN))' \
+	$(if $(filter handout,$@),--html=$(abspath $(BUILD)/docs/labs-site)) --cflags='$(subst ','\'',$(LAB_CFLAGS))' --warnings='$(filter-out $(NOWARN_clang) -Werror,$(WARN))' \
 	--clang-only='-Wno-gnu-variable-sized-type-not-at-end -Wno-missing-field-initializers' \
-	--libs='$(PKG_LIBS) -lseccomp' --core-objects $(abspath $(LAB_CORE)) --rig-objects $(abspath $(RIG_OBJ)) \
+	--libs='$(PKG_LIBS) -lseccomp $(SANF)' --core-objects $(abspath $(LAB_CORE)) --rig-objects $(abspath $(RIG_OBJ)) \
 	--hvrun-objects $(abspath $(LAB_HVRUN)) --programs $(abspath $(LAB_BINS) $(BUILD)/bin/hvrun) --guests $(abspath $(GUESTS))
 endef
 

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Each lab's files have their solution regions, and the marks pair up: hv:solution lab=N task=M ... hv:end, N the lab that
-# owns the file, tasks from 1 on without a gap, no region inside another.
+# owns the file, tasks from 1 on without a gap, no region inside another. What is left when they are cut out compiles
+# without a warning.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -37,6 +38,24 @@ for lab in 1 2 3 4 5 6 7 8; do
 	done
 	if [ "$n" -lt 3 ]; then
 		echo "lab $lab has fewer than two tasks"
+		failed=1
+	fi
+done
+
+# The starters, as a student's compiler sees them; tests/e2e/labs_handout.py does it once more in a student's tree.
+warnings=(-Wall -Wextra -Wshadow -Wconversion -Wsign-conversion -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith
+	-Wvla -Wformat=2 -Wno-unused-parameter -Wno-missing-field-initializers -Werror)
+read -ra compiler <<<"${CC:-cc}"
+if "${compiler[@]}" --version | grep -q clang; then
+	warnings+=(-Wno-gnu-variable-sized-type-not-at-end)
+fi
+starter=$(mktemp --suffix=.c)
+trap 'rm -f "$starter"' EXIT
+for owner in "${owners[@]}"; do
+	file=${owner%:*}
+	if ! (cd labs && python3 -m kit.cut "../$file") >"$starter" ||
+		! "${compiler[@]}" -std=gnu17 -D_GNU_SOURCE -O1 "${warnings[@]}" -Icore -iquote "$(dirname "$file")" -c -o /dev/null "$starter"; then
+		echo "$file: its starter doesn't compile without a warning"
 		failed=1
 	fi
 done

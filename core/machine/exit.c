@@ -216,75 +216,75 @@ void hv_exit_handle(struct hv_cpu *cpu)
 	switch (run->exit_reason) {
 	case KVM_EXIT_IO:
 		exit_io(cpu, rec);
-		return;
+		break;
 	case KVM_EXIT_MMIO:
 		exit_mmio(cpu, rec);
-		return;
+		break;
 	/* hv:solution lab=2 task=7 */
 	case KVM_EXIT_HLT:
 		exit_hlt(cpu);
-		return;
+		break;
 	case KVM_EXIT_SHUTDOWN:
 		exit_shutdown(cpu);
-		return;
+		break;
 	case KVM_EXIT_FAIL_ENTRY:
 		rec->addr = run->fail_entry.hardware_entry_failure_reason;
 		snprintf(line, sizeof(line),
 			 "the processor refuses to enter the guest (hardware reason %#llx)",
 			 (unsigned long long)run->fail_entry.hardware_entry_failure_reason);
 		fail(cpu, line);
-		return;
+		break;
 	case KVM_EXIT_INTERNAL_ERROR:
 		exit_internal_error(cpu, rec);
-		return;
+		break;
 	/* hv:end */
 	case KVM_EXIT_IRQ_WINDOW_OPEN: /* smp.c injects what waits before the next KVM_RUN */
 	case KVM_EXIT_INTR:            /* a signal, reported as an exit by old kernels */
 	case KVM_EXIT_SET_TPR:
-		return;
+		break;
 	case KVM_EXIT_IOAPIC_EOI:
 		rec->addr = run->eoi.vector;
 		if (cpu->machine->ioapic)
 			hv_ioapic_eoi(cpu->machine->ioapic, run->eoi.vector);
-		return;
+		break;
 	case KVM_EXIT_DEBUG:
 		rec->addr = run->debug.arch.pc;
 		exit_debug(cpu);
-		return;
+		break;
 	case KVM_EXIT_SYSTEM_EVENT:
 		exit_system_event(cpu, rec);
-		return;
+		break;
 	case KVM_EXIT_HYPERCALL:
 		rec->addr = run->hypercall.nr;
 		run->hypercall.ret = (uint64_t)-1000; /* -KVM_ENOSYS: this VM offers none */
-		return;
+		break;
 	case KVM_EXIT_X86_RDMSR:
 	case KVM_EXIT_X86_WRMSR: /* only where asked for; the guest gets its #GP */
 		rec->addr = run->msr.index;
 		rec->value = run->msr.data;
 		rec->write = run->exit_reason == KVM_EXIT_X86_WRMSR;
 		run->msr.error = 1;
-		return;
+		break;
 	case KVM_EXIT_X86_BUS_LOCK:
-		return;
+		break;
 	case KVM_EXIT_UNKNOWN:
 		rec->addr = run->hw.hardware_exit_reason;
 		snprintf(line, sizeof(line), "an exit that KVM itself doesn't know (hardware reason %#llx)",
 			 (unsigned long long)run->hw.hardware_exit_reason);
 		fail(cpu, line);
-		return;
+		break;
 	case KVM_EXIT_EXCEPTION:
 		rec->addr = run->ex.exception;
 		snprintf(line, sizeof(line), "KVM hands out exception %u (error code %#x)", run->ex.exception,
 			 run->ex.error_code);
 		fail(cpu, line);
-		return;
+		break;
 	case EXIT_NOTIFY:
 		fail(cpu, "the guest kept the processor from taking any interrupt (notify VM exit)");
-		return;
+		break;
 	case EXIT_MEMORY_FAULT:
 		fail(cpu, "KVM cannot resolve a page of the guest's memory (memory fault)");
-		return;
+		break;
 	default:
 		snprintf(line, sizeof(line), "exit reason %u (%s) is not one that this VM asked for",
 			 run->exit_reason, hv_exit_name(run->exit_reason));

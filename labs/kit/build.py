@@ -16,7 +16,7 @@ from kit import run as running
 from kit.lab import LabError
 from kit.record import Run
 
-COMPILE_LIMIT = 30.0 * running.STRETCH
+COMPILE_LIMIT = 15.0 * running.STRETCH
 OUTPUT_LIMIT = 20000  # characters of the compiler's that are kept
 GUEST_FLAGS = ["-std=gnu17", "-O1", "-ffreestanding", "-fno-builtin", "-fno-pic", "-no-pie", "-static", "-nostdlib",
                "-mno-red-zone", "-mgeneral-regs-only", "-fno-stack-protector", "-fcf-protection=none",
@@ -70,16 +70,6 @@ def first_message(output):
     return next((line.strip() for line in output.splitlines() if line.strip()), "it says nothing")
 
 
-def denied(output):
-    """The file outside its reach that a source asked for, or None. The compiler says so itself, in English (LC_ALL)."""
-    found = re.search(r"error:\s*(?:could not open |can't open |cannot open |file not found: )?'?\"?(/?[^\s:'\"]*)'?\"?[^\n]*"
-                      r"(?:Permission denied|Operation not permitted)", output)
-    if found:
-        return found[1] or "?"
-    found = re.search(r"can't open (\S+)[^\n]*(?:Permission denied|Operation not permitted)", output)
-    return found[1] if found else None
-
-
 class Builder:
     """The programs of one grading: compiled once, each linked when it is first asked for."""
 
@@ -131,7 +121,7 @@ class Builder:
         return copy
 
     def _tool(self, command, name):
-        """Runs the compiler in the sandbox; (status, what it said)."""
+        """Runs the compiler in the sandbox; (status, what it said, what it was to do that it may not)."""
         with self.counter:
             self.tools += 1
             record = f"{self.folder}-{self.tools}.trace"
@@ -140,10 +130,11 @@ class Builder:
         child = running.Child(words, subprocess.DEVNULL, running.environment(self.folder), self.folder)
         child.finish(lambda: child.started + COMPILE_LIMIT)
         said = (child.out.data + child.err.data).decode(errors="replace")
-        status = running.fill(Run(name, words, record), child, 1).status
+        ran = running.fill(Run(name, words, record), child, 1)
         if child.why:
-            status, said = 1, f"error: the compiler was ended ({child.why})\n{said}"
-        return status, said.replace(self.folder + "/", "")[:OUTPUT_LIMIT]
+            ran.status, said = 1, f"error: the compiler was ended ({child.why})\n{said}"
+        acts = [f"{act.get('what')} {act.get('detail')}" for act in ran.forbidden]
+        return 1 if acts else ran.status, said.replace(self.folder + "/", "")[:OUTPUT_LIMIT], acts
 
     def _compile(self, name, path, results):
         try:
@@ -151,8 +142,7 @@ class Builder:
             target = copy[:-2] + ".o"
             flags = self.flags.compile(self.compiler, self.tree.core)
             room = os.path.join(self.tree.core, *name.split("/")[1:-1])  # its own room's private headers
-            status, said = self._tool([*flags, f"-iquote{room}", "-c", "-o", target, name], name)
-            results[name] = (status, said, target)
+            results[name] = (*self._tool([*flags, f"-iquote{room}", "-c", "-o", target, name], name), target)
         except Exception as error:
             results[name] = error
 
@@ -169,9 +159,9 @@ class Builder:
         for name, outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
-            status, said, target = outcome
-            if asked := denied(said):
-                raise BuildError("FILE_FORBIDDEN", said, detail=f"the compiler was to read {asked} for {name}")
+            status, said, acts, target = outcome
+            if acts:
+                raise BuildError("FILE_FORBIDDEN", said, detail=f"{name} asks the compiler for {acts[0]}")
             if status != 0:
                 raise BuildError("DOES_NOT_COMPILE", said, file=name, message=first_message(said))
             count = said.count("warning:")
@@ -208,8 +198,8 @@ class Builder:
 
     def _link(self, name):
         target = os.path.join(self.folder, name)
-        status, said = self._tool([*self.compiler, "-pthread", "-Wl,--as-needed", "-o", target, *self.objects.values(),
-                                   *self._references(name), *self.flags.libs], name)
+        status, said, _ = self._tool([*self.compiler, "-pthread", "-Wl,--as-needed", "-o", target, *self.objects.values(),
+                                      *self._references(name), *self.flags.libs], name)
         if status == 0:
             return target
         files = ", ".join(self.objects)

@@ -129,6 +129,10 @@ def do_submit(tree, options):
     if missing:
         print(f"hvlab: {tree.work} has no {', '.join(missing)}; hvlab start {one.number} gives it", file=sys.stderr)
         return FAILED
+    if not options.anyway and (entry := submit.compiles(tree, one)):
+        print(f"hvlab: {entry['id']}: {entry['seen']}\nIt is not packed like that; --anyway does it all the same.",
+              file=sys.stderr)
+        return FAILED
     try:
         path, manifest = submit.submit(one.number, one.title, paths, options.user or grade.user_name(), lab.Term(tree).name,
                                        version(tree), options.output, last_result(tree, one.number))
@@ -207,6 +211,8 @@ def arguments(tree):
     submit = command("submit", do_submit, "pack a lab to be handed in", lab_number)
     submit.add_argument("--output", metavar="DIR", default=".", help="where to write the archive")
     submit.add_argument("--user", help="your name in the course")
+    submit.add_argument("--work", metavar="DIR", help="the folder with the student's files")
+    submit.add_argument("--anyway", action="store_true", help="pack it though it doesn't compile")
     view = command("view", do_view, "show a record's exits as a page")
     view.add_argument("trace", metavar="TRACE", help="a record; or N:TEST of the last grading of lab N")
     watch = command("watch", do_watch, "grade again whenever a file of the lab is saved", lab_number)
@@ -229,7 +235,7 @@ def parse(tree, args):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.rest = rest + after
     if getattr(options, "work", None):
-        tree.work = os.path.abspath(options.work)
+        tree.work, tree.remembers = os.path.abspath(options.work), False
     return options
 
 

@@ -176,9 +176,11 @@ class Grading:
             self.warning = self.diagnose("WARNINGS", {**builder.seen_warnings, "count": builder.warnings})
         words = [self.seed, self.term.seed, self.user]
         session = testing.Session(self.tree, self.lab, builder, scratch, words, self.stop)
-        together = [p for p in self.planned if not p.info.alone]
-        self._all(session, together, JOBS)
-        self._all(session, [p for p in self.planned if p.info.alone], 1)
+        try:
+            self._all(session, [p for p in self.planned if not p.info.alone], JOBS)
+            self._all(session, [p for p in self.planned if p.info.alone], 1)
+        finally:
+            session.close()
 
     def _cannot_build(self, error):
         self.verdict = self.diagnose(error.id, error.seen)
@@ -243,7 +245,7 @@ class Grading:
         hole = t.hole()
         try:
             if hole and failed.id not in ("TIMED_OUT", "CRASHED", "OUTPUT_FLOOD"):
-                return self.diagnose("STILL_A_HOLE", {"what": hole, "task": t.info.task or "?", "lab": self.lab.number})
+                return self.diagnose("STILL_A_HOLE", {"what": hole})
             return self.diagnose(failed.id, failed.seen)
         except LabError as error:
             self.failure = self.failure or error
@@ -260,8 +262,7 @@ class Grading:
             traceback.print_exc()
         hole = t.hole() if t else None
         if hole:
-            return "failed", t.part, self.diagnose("STILL_A_HOLE", {"what": hole, "task": t.info.task or "?",
-                                                                    "lab": self.lab.number})
+            return "failed", t.part, self.diagnose("STILL_A_HOLE", {"what": hole})
         last = traceback.extract_tb(error.__traceback__)[-1]
         message = f"{type(error).__name__}: {error} ({os.path.basename(last.filename)}, line {last.lineno})"
         return "error", 0.0, self.diagnose("GRADER_FAILED", {"message": message})
@@ -270,7 +271,7 @@ class Grading:
         """The records of this grading stay until the next, for hvlab view."""
         folder = os.path.join(self.tree.state, "last", f"lab{self.lab.number:02d}")
         records = os.path.join(scratch, "records")
-        if not os.path.isdir(records) or not os.path.isdir(self.tree.work) or self.tree.in_repo:
+        if not os.path.isdir(records) or not self.tree.remembers:
             return
         try:
             shutil.rmtree(folder, ignore_errors=True)

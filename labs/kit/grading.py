@@ -36,7 +36,7 @@ def grade_one(tree, lab, options, listener=None, seed=None):
     grading = Grading(tree, lab, seed=seed or options.seed, user=options.user, my_own=options.my_own, task=options.task,
                       only=getattr(options, "only", None), listener=listener)
     result = grading.run()
-    if not tree.in_repo:
+    if tree.remembers:
         if not grading.partial:
             keep_result(tree, result)
         work.remember(tree, lab, "graded")

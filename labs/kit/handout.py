@@ -103,9 +103,10 @@ class Handout:
             copy(path, self.at("guests", "images", os.path.basename(path)))
 
     def docs(self):
-        for folder in (os.path.join(self.repo, "docs", "labs"), self.options.html):
-            if folder and os.path.isdir(folder):
-                copy_tree(folder, self.at("docs", "labs"), lambda name: name.endswith((".md", ".svg", ".html", ".css", ".png")))
+        """The handouts as they are written and, where it was made, as a site."""
+        copy_tree(os.path.join(self.repo, "docs", "labs"), self.at("docs", "labs"), lambda name: name.endswith((".md", ".svg")))
+        if self.options.html and os.path.isdir(self.options.html):
+            copy_tree(self.options.html, self.at("docs", "site"))
 
     def flags(self):
         """Written last: a tree that has this file is whole."""

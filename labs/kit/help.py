@@ -108,7 +108,10 @@ def pick_task(result, known):
                       "hvlab run shows it again.")
     if result["verdict"]:
         return None, f"The whole lab counted zero: hvlab explain {result['verdict']['id']} tells why."
-    tasks = [t["task"] for t in failing(result) if t["task"]]
+    failed = failing(result)
+    tasks = [t["task"] for t in failed if t["task"]]
+    if failed and not tasks:
+        return None, "What failed belongs to no one task: " + ", ".join(t["title"] for t in failed)
     if not tasks:
         return None, "Nothing failed in the last grading. The handout has challenges."
     return min(tasks), "It is the first task that failed in the last grading."

@@ -19,11 +19,13 @@ STRETCH = max(1, int(os.environ.get("HV_STRETCH", "1") or "1"))  # a machine tha
 FIRST_WAIT = 0.5 * STRETCH  # seconds until the reference is asked
 LEAST = 1.0 * STRETCH  # what every program is allowed
 TIMES = 10  # of what the reference needs
-MOST = 30.0 * STRETCH  # whatever the reference says
+MOST = 20.0 * STRETCH  # whatever the reference says
+REFERENCE_MOST = 10.0 * STRETCH  # a reference that needs this long hangs itself
 GRACE = 2.0 * STRETCH  # between asking and killing
 FLOOD = 1 << 20  # bytes of stdout and stderr
 ANSWERS_MAX = 16 << 20
 RECORD_MAX = 256 << 20
+COMPILER_MEMORY = 4 << 30
 NOBODY = 65534
 
 
@@ -183,19 +185,43 @@ class Calibration:
         except Exception:  # no reference, no patience beyond the least
             self.seconds = 0.0
 
+    def join(self):
+        """Waits until the reference isn't running any more."""
+        if self.thread:
+            self.thread.join()
+
     def allowed(self):
         """Seconds, or None while the reference still runs."""
         return None if self.seconds is None else min(MOST, max(LEAST, TIMES * self.seconds))
 
 
-def patience(child, calibration):
-    """The deadline of a run as Child.finish wants it."""
+def starved(observer):
+    """Seconds that the program of this observe was ready to run while others had the CPUs (proc(5), schedstat)."""
+    try:
+        with open(f"/proc/{observer}/task/{observer}/children", encoding="ascii") as file:
+            programs = file.read().split()
+        waits = [0.0]
+        for program in programs:
+            for task in os.listdir(f"/proc/{program}/task"):
+                with open(f"/proc/{program}/task/{task}/schedstat", encoding="ascii") as file:
+                    waits.append(int(file.read().split()[1]) / 1e9)
+        return max(waits)
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+def patience(child, calibration, generous):
+    """The deadline of a run as Child.finish wants it. generous: a busy machine's time is not counted as the program's."""
     def deadline():
         if child.seconds < FIRST_WAIT:
             return None
         calibration.ask()
         allowed = calibration.allowed()
-        return None if allowed is None else child.started + allowed
+        if allowed is None:
+            return None
+        if generous and child.seconds >= allowed:
+            allowed = min(MOST, allowed + starved(child.process.pid))
+        return child.started + allowed
     return deadline
 
 
@@ -207,7 +233,7 @@ class Sandbox:
 
     def command(self, program, *, record, plain=False, dump=(), read=(), write=(), folder):
         """The command that runs program (a list) with only these paths in reach. plain: a compiler; nothing of KVM."""
-        options = ["--trace", record] + ["--plain"] * plain
+        options = ["--trace", record, *(["--plain", "--limit-memory", str(COMPILER_MEMORY)] if plain else [])]
         if self.uid is not None:
             options += ["--uid", str(self.uid)]
         for path in read:
@@ -223,7 +249,7 @@ class Sandbox:
 def environment(folder):
     """What a program sees of the environment: nothing of the grader's."""
     return {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": folder, "TMPDIR": folder, "LANG": "C", "LC_ALL": "C",
-            "XDG_RUNTIME_DIR": folder, **{key: os.environ[key] for key in ("HV_KVM_DEVICE",) if key in os.environ}}
+            "XDG_RUNTIME_DIR": folder, **{key: os.environ[key] for key in ("HV_KVM_DEVICE", "HV_TEST_ID", "ASAN_OPTIONS") if key in os.environ}}
 
 
 def fill(run, child, status):
@@ -257,7 +283,7 @@ def regular(path):
 
 
 def execute(sandbox, program, *, record, folder, stdin=b"", dump=(), read=(), write=(), answers=False,
-            calibrate=None, stop=None):
+            calibrate=None, generous=True, stop=None):
     """One run under observe. program: a list, or a function of the answers' descriptor that gives one."""
     run = Run(os.path.basename(record), program, record)
     def command(descriptor):
@@ -269,10 +295,9 @@ def execute(sandbox, program, *, record, folder, stdin=b"", dump=(), read=(), wr
         file.write(stdin)
         file.seek(0)
         child = Child(command, file, environment(folder), folder, answers, record, stop)
-    calibration = Calibration(calibrate) if calibrate else None
-    if calibration:
-        status = child.finish(patience(child, calibration))
-        run.allowed, run.reference = calibration.allowed(), calibration.seconds
+    if calibrate:
+        status = child.finish(patience(child, calibrate, generous))
+        run.allowed, run.reference = calibrate.allowed(), calibrate.seconds
     else:
-        status = child.finish(lambda: child.started + MOST)
+        status = child.finish(lambda: child.started + REFERENCE_MOST)
     return fill(run, child, status)

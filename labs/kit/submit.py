@@ -80,6 +80,21 @@ def archive_name(number, user):
     return f"lab{number:02d}-{re.sub('[^A-Za-z0-9._-]', '_', user).lstrip('.') or 'nobody'}.tar.gz"
 
 
+def compiles(tree, lab):
+    """None when the lab's files compile, else the diagnosis: what nobody can build, nobody can grade."""
+    import tempfile
+
+    from kit.build import Builder, BuildError  # graders unpack without these
+    tree.need_handout()
+    with tempfile.TemporaryDirectory(prefix="hvlab-") as scratch:
+        os.chmod(scratch, 0o711)
+        try:
+            Builder(tree, lab, scratch).compile()
+        except BuildError as error:
+            return lab.diagnoses[error.id].filled(error.seen)
+    return None
+
+
 def submit(number, title, paths, user, term, kit, folder, result=None):
     """Writes the archive into folder and returns (path, manifest). paths: {path in the tree: file to read}.
 

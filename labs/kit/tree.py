@@ -19,6 +19,7 @@ class Tree:
 
     def __init__(self, labs, handout, in_repo):
         self.labs, self.handout, self.in_repo = labs, handout, in_repo
+        self.remembers = not in_repo  # results and records are kept; not beside a submission that is somebody else's
         self.root = os.path.dirname(labs)
         self.kit = os.path.join(labs, "kit")
         self.starters = os.path.join(handout, "starters")

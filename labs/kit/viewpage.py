@@ -68,9 +68,8 @@ def reasons_table(model) -> str:
 
 def places_table(model) -> str:
     rows = []
-    for (key, address), count in sorted(model.places.items(), key=lambda e: -e[1])[:PLACES_SHOWN]:
-        if address is None:
-            continue
+    places = [(*place, count) for place, count in model.places.items() if place[1] is not None]
+    for key, address, count in sorted(places, key=lambda e: -e[2])[:PLACES_SHOWN]:
         kind, mmio = exit_kinds.BY_KEY[key], key.startswith("mmio")
         device = exit_kinds.device_at(address, mmio)
         rows.append(f'<tr><td>{badge(kind)} {escape(kind.name)}</td><td class="mono">{address:#x}</td>'
@@ -176,7 +175,8 @@ def render(model) -> str:
     paths = find_paths(items)
     style, script = asset("view.css"), asset("view.js")
     about = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in model.about)
-    numbers = (f"{model.exits.count:,} exits on {len(model.lanes)} vCPU{'' if len(model.lanes) == 1 else 's'}, "
+    count = model.returned
+    numbers = (f"{count:,} exit{'' if count == 1 else 's'} on {len(model.lanes)} vCPU{'' if len(model.lanes) == 1 else 's'}, "
                f"{model.ioctls.count:,} other ioctls, {duration(model.end)}")
     notes = "".join(f"<p>{escape(n)}</p>" for n in model.notes)
     threads = [f'<tr><td class="num">{tid}</td><td>{escape(role or "other")}</td></tr>' for tid, role in sorted(model.threads.items())]

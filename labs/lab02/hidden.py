@@ -1,9 +1,12 @@
 """Lab 2's hidden tests: edges, and exits that come seldom. The same means as in tests.py."""
+import os
+
 from kit.testing import test
 
+STRETCH = int(os.environ.get("HV_STRETCH", "1") or "1")  # a machine that is itself emulated
 EFAULT = 14
 EXIT_FAIL_ENTRY, EXIT_INTERNAL_ERROR = 9, 17
-END_HALT, END_ERROR = 2, 6
+END_ERROR = 6
 
 
 def free_port(t):
@@ -13,18 +16,19 @@ def free_port(t):
 def need(t, answer, task):
     if answer.rc == -38:
         t.fail("STILL_A_HOLE", what=answer.command, task=task, lab=2)
-    t.require(answer.rc == 0, "NOT_AS_EXPECTED", message=f"{answer.command} failed: {answer.error or answer.rc}")
+    t.require(answer.rc == 0, "NOT_AS_EXPECTED",
+              message=f"{answer.command}, which task {task} is about, failed: {answer.error or answer.rc}")
 
 
-def machine(t, image, port, *lines, irq=None):
-    """A machine with one of the rig's devices at port: the image to its end; the run, and the answers by command."""
-    run = t.rig("\n".join(("device max=1 nonce=0", f"machine_create image={image.path} irqchip=none mem=1M",
-                           f"bus_add 0 {port:#x} 4 on=pio", *([f"machine_irq {irq}"] if irq is not None else []), *lines,
-                           "machine_start", "machine_wait ms=1000", "accesses")), may_fail=True)
+def machine(t, image, *lines, irq=None):
+    """A machine that runs the image to its end; the run, and the answers by command."""
+    run = t.rig("\n".join((f"machine_create image={image.path} irqchip=none mem=2M",
+                           *([f"machine_irq {irq}"] if irq is not None else []), *lines,
+                           "machine_start",
+                           f"machine_wait ms={800 * STRETCH}")), may_fail=True)
     answers = {answer.command: answer for answer in run.answers}
-    for command in ("bus_add", "machine_create"):
-        if command in answers:
-            need(t, answers[command], 1)
+    if "machine_create" in answers:
+        need(t, answers["machine_create"], 1)
     t.require("machine_wait" in answers, "NOT_AS_EXPECTED", message="the program died while the machine ran")
     return run, answers
 
@@ -55,7 +59,7 @@ def a_refused_entry_is_told(t):
     guest = t.guest("spin", PORT=port, COUNT=20)
     for reason, ident in ((EXIT_FAIL_ENTRY, "FAIL_ENTRY_IGNORED"), (EXIT_INTERNAL_ERROR, "INTERNAL_ERROR_IGNORED")):
         value = t.random.randrange(0x10000, 0x7FFFFFFF)
-        _, answers = machine(t, guest, port, f"lie KVM_RUN exit={reason} value={value}")
+        _, answers = machine(t, guest, f"lie KVM_RUN exit={reason} value={value}")
         end = answers["machine_wait"]
         t.require(end.get("reason") == END_ERROR and end.get("status") == 1, ident, status=end.get("status"),
                   text=first_line(end))
@@ -69,7 +73,7 @@ def a_run_that_cannot_go_on_ends(t):
     """Any other failure of KVM_RUN ends the machine with status 1 and the failure's name."""
     port = free_port(t)
     guest = t.guest("spin", PORT=port, COUNT=20)
-    _, answers = machine(t, guest, port, f"lie KVM_RUN error={EFAULT}")
+    _, answers = machine(t, guest, f"lie KVM_RUN error={EFAULT}")
     end = answers["machine_wait"]
     t.require(end.get("reason") == END_ERROR and end.get("status") == 1, "ERROR_SWALLOWED", reason=end.get("reason"),
               status=end.get("status"))
@@ -82,8 +86,7 @@ def an_interrupt_wakes_a_halted_guest(t):
     port, line = free_port(t), t.random.randrange(1, 8)
     inside, after = t.random.sample(range(1, 256), 2)
     guest = t.guest("wake", PORT=port, VECTOR=0x20 + line, INSIDE=inside, AFTER=after)
-    _, answers = machine(t, guest, port, irq=line)
-    log = answers["accesses"]["log"].replace("!", "")
-    end = answers["machine_wait"]
-    t.require(log == f"w0+0:1={inside:#x} w0+0:1={after:#x}" and end.get("reason") == END_HALT, "HLT_ENDS_WAITING",
-              log=log or "nothing", text=first_line(end))
+    run, answers = machine(t, guest, irq=line)
+    told = [e.data for e in run.trace.exits() if e.reason == "io" and e.port == port]
+    t.require(told == [bytes([inside]), bytes([after])], "HLT_ENDS_WAITING", text=first_line(answers["machine_wait"]),
+              log=" ".join(part.hex() for part in told) or "nothing")

@@ -3,7 +3,7 @@ Lab 3's tests that students don't have: leaks, memory without a VM, copies near 
 """
 
 from kit.testing import test
-from lab03.tests import (EFAULT, EINVAL, PAGE, WITH_VM, added, check_regions, filled, host_of, regions, script)
+from lab03.tests import (EFAULT, EINVAL, PAGE, WITH_VM, added, check_regions, check_told, filled, host_of, regions, script)
 
 TIB = 1 << 40
 
@@ -38,15 +38,16 @@ def memory_works_without_a_vm(t):
 
 @test(task=5)
 def copies_do_not_wrap(t):
-    """A copy that would pass 2^64 is refused, though there is memory at 0"""
+    """A copy that would pass 2^64 is refused, though there is memory on both sides of it"""
     size = PAGE * t.random.randrange(2, 9)
     top = 1 << 64
-    asked = [(top - 8, 16), (top - PAGE, PAGE), (top - 1, 1), (top - 4, PAGE + 4)]
-    text, at = script(WITH_VM, f"mem_add 0 {size:#x}", [(f"{i}", f"mem_read {g:#x} {n:#x}") for i, (g, n) in enumerate(asked)])
+    asked = [(top - 8, 16), (top - PAGE, PAGE), (top - 1, 1), (top - PAGE - 8, PAGE + 16)]
+    text, at = script(WITH_VM, f"mem_add 0 {size:#x}", f"mem_add {top - 2 * PAGE:#x} {PAGE:#x}",
+                      [(f"{i}", f"mem_read {g:#x} {n:#x}") for i, (g, n) in enumerate(asked)])
     run = t.rig(text)
     for i, (g, n) in enumerate(asked):
-        t.require(run.answers[at[str(i)]].rc == EFAULT, "COPY_WRAPS", gpa=hex(g), length=hex(n),
-                  rc=run.answers[at[str(i)]].rc)
+        rc = run.answers[at[str(i)]].rc
+        t.require(rc == EFAULT, "COPY_LEAPS_HOLE", what="hv_memory_read", gpa=hex(g), length=hex(n), rc=rc)
 
 
 @test(task=4)
@@ -65,7 +66,8 @@ def many_slots_in_any_order(t):
     check_regions(t, run)
     for answer, (g, s) in zip(run.answers[len(WITH_VM):], slots):
         added(t, answer, g, s)
+    check_told(t, run, slots)
     for answer, (g, n) in zip(run.answers[len(WITH_VM) + 16:], questions):
         t.require(answer["there"], "ACCESS_REFUSED", gpa=hex(g), length=hex(n))
-        t.require(answer["host"] == host_of(run, g), "ACCESS_WRONG_BYTE", gpa=hex(g), length=hex(n),
-                  off=answer["host"] - host_of(run, g))
+        off = answer["host"] - host_of(t, run, g)
+        t.require(off == 0, "ACCESS_WRONG_BYTE", gpa=hex(g), length=hex(n), off=off)

@@ -4,7 +4,7 @@ Lab 4's tests that students don't have: 32-bit mode by the same functions, CPL 3
 
 from kit.testing import test
 from lab04.tests import (ADDRESS, DATA_SEGMENTS, GIB, HIGH_TABLES, PML4, check_gdt, check_segment, check_state,
-                         check_tables, check_task, guest_run, made, memory_of, place, told)
+                         check_tables, check_task, guest_run, made, memory_of, place, told, words)
 
 LEFT_ALONE = ("cr2", "cr8", "apic_base")
 
@@ -25,7 +25,7 @@ def protected_mode_uses_the_same_functions(t):
              f"entry protected {at:#x} rsp=0x8000", "run 2"]
     run = t.rig("\n".join(lines) + "\n")
     got, want = told(t, run, 1, port), [t.nonce - 1 & 0xffffffff]
-    t.require(got == want, "GUEST_COMPUTED_WRONG", got=" ".join(map(hex, got)), want=" ".join(map(hex, want)))
+    t.require(got == want, "NOT_AS_EXPECTED", message=f"the guest told {words(got)}; right is {words(want)}")
 
 
 @test(task=4)
@@ -40,8 +40,8 @@ def code_runs_at_cpl_3(t):
     want = [(away, 3), (away + 4, t.nonce * 2 & 0xffffffff)]
     t.require(len(got) == 2, "GUEST_ENDED_EARLY", count=len(got), want=2,
               end=exits[-1].reason or f"a KVM_RUN that failed with {exits[-1].ret}")
-    t.require(got == want, "GUEST_COMPUTED_WRONG", got=" ".join(f"{v:#x}" for _, v in got),
-              want=" ".join(f"{v:#x}" for _, v in want))
+    t.require(got == want, "NOT_AS_EXPECTED",
+              message=f"the guest told {words(v for _, v in got)}; right is {words(v for _, v in want)}")
 
 
 @test(task=4)

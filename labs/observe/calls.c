@@ -225,6 +225,15 @@ static bool enter_known(struct session *s, struct task *t)
 	const uint64_t *a = t->call.args;
 
 	switch (t->call.nr) {
+	case SYS_mkdir:
+	case SYS_mkdirat:
+	case SYS_symlink:
+	case SYS_symlinkat:
+	case SYS_link:
+	case SYS_linkat:
+	case SYS_bind:
+		files_one_more(s);
+		return false;
 	case SYS_ioctl:
 		return enter_ioctl(s, t);
 	case SYS_mmap:

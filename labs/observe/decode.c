@@ -21,15 +21,14 @@ enum direction { IN = 1, OUT = 2, BOTH = 3 };
 struct about {
 	unsigned long request;
 	const char *name;
-	enum direction direction;
 	const char *scalar; /* the argument is this number, no address */
 	const struct field *fields;
-	unsigned field_count;
 	size_t size;
 	/* arrays: so many entries behind the header, counted by its first u32 */
 	const struct field *entry;
-	unsigned entry_fields;
 	size_t entry_size;
+	unsigned field_count, entry_fields;
+	enum direction direction;
 };
 
 #define FIELD(type, member)                                                                                  \

@@ -17,11 +17,13 @@
 
 #include "observe.h"
 
+#define FILES_MAX 64 /* that one run may make */
+
 /* What libraries look at by themselves, and where a refusal means nothing. */
 static bool harmless(const char *path)
 {
 	static const char *const folders[] = {"/usr/",       "/lib",        "/etc/",      "/sys/",
-					      "/dev/",       "/bin/",       "/opt",       "/opt",
+					      "/dev/",       "/bin/",       "/opt",       "/gnu/store/",
 					      "/nix/store/", "/proc/self/", "/proc/sys/", "/run/"};
 	static const char *const files[] = {"/proc/cpuinfo",     "/proc/meminfo", "/proc/stat",
 					    "/proc/filesystems", "/proc/mounts",  "/proc/version",
@@ -80,23 +82,42 @@ bool open_entered(struct session *s, struct task *t)
 	return (flags & (O_ACCMODE | O_CREAT | O_TRUNC)) != O_RDONLY || !harmless(c->path);
 }
 
-/* The whole path, as the program means it. */
+static void read_link(const struct task *t, const char *name, char *target, size_t size)
+{
+	char link[64];
+	ssize_t n;
+
+	snprintf(link, sizeof(link), "/proc/%d/%s", t->tid, name);
+	n = readlink(link, target, size - 1);
+	target[n < 0 ? 0 : n] = 0;
+}
+
+/* The whole path, as the program means it: seen from its own root, where we may see more. */
 static void whole_path(const struct task *t, char *path, size_t size)
 {
-	char link[64], folder[PATH_MAX];
-	ssize_t n;
+	char name[32], folder[PATH_MAX], root[PATH_MAX];
+	size_t above;
 
 	if (t->call.path[0] == '/') {
 		snprintf(path, size, "%s", t->call.path);
 		return;
 	}
-	if (t->call.folder == AT_FDCWD)
-		snprintf(link, sizeof(link), "/proc/%d/cwd", t->tid);
-	else
-		snprintf(link, sizeof(link), "/proc/%d/fd/%d", t->tid, t->call.folder);
-	n = readlink(link, folder, sizeof(folder) - 1);
-	folder[n < 0 ? 0 : n] = 0;
-	snprintf(path, size, "%s/%s", folder, t->call.path);
+	snprintf(name, sizeof(name), "fd/%d", t->call.folder);
+	read_link(t, t->call.folder == AT_FDCWD ? "cwd" : name, folder, sizeof(folder));
+	read_link(t, "root", root, sizeof(root));
+	above = strlen(root) > 1 && !strncmp(folder, root, strlen(root)) ? strlen(root) : 0;
+	snprintf(path, size, "%s/%s", folder + above, t->call.path);
+}
+
+/* A file of one's own for notes, say. It is refused, and meant no harm. */
+static bool in_tmp(const char *path)
+{
+	static const char *const folders[] = {"/tmp/", "/var/tmp/"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(folders); i++)
+		if (!strncmp(path, folders[i], strlen(folders[i])) && !strchr(path + strlen(folders[i]), '/'))
+			return access(path, F_OK) < 0;
+	return false;
 }
 
 /* Something is there for us that isn't there for the program. */
@@ -115,15 +136,25 @@ static bool hidden(const char *path, bool creates)
 	return access(folder, F_OK) == 0;
 }
 
+void files_one_more(struct session *s)
+{
+	if (++s->files > FILES_MAX)
+		trace_flood(s, "files");
+}
+
 void open_returned(struct session *s, const struct task *t, int64_t ret)
 {
 	char path[2 * PATH_MAX];
 	bool refused = ret == -EACCES || ret == -EPERM || ret == -EROFS;
 
+	if (ret >= 0 && t->call.creates && !s->opt->plain)
+		files_one_more(s);
 	/* Its own pipe, opened anew: with another's as its standard output that fails, and means no harm. */
 	if (ret >= 0 || !strncmp(t->call.path, "/proc/self/fd/", 14))
 		return;
 	whole_path(t, path, sizeof(path));
+	if (in_tmp(path))
+		return;
 	if (refused || (ret == -ENOENT && s->opt->drop && hidden(path, t->call.creates)))
 		trace_forbidden(s, t->tid, "file", path);
 }

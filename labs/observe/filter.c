@@ -97,7 +97,7 @@ static const struct forbidden not_plain[] = {
 	NEVER("exec", execveat),
 };
 
-/* What has no use here but other processes' harm, and what libraries call and do without. */
+/* What has no use here but harm to others, and what libraries call and do without. */
 static const unsigned refused[] = {
 	SYS_setpriority,
 	SYS_sched_setaffinity,
@@ -129,6 +129,18 @@ static const unsigned refused[] = {
 	SYS_fchownat,
 	SYS_personality,
 	SYS_setpgid,
+	SYS_shmget,
+	SYS_shmat,
+	SYS_shmctl,
+	SYS_semget,
+	SYS_semop,
+	SYS_semctl,
+	SYS_msgget,
+	SYS_msgsnd,
+	SYS_msgctl,
+	SYS_mq_open,
+	SYS_mq_unlink,
+	SYS_fallocate,
 };
 
 /* By path these reach beyond Landlock; a linker makes its result executable so. */
@@ -161,7 +173,7 @@ const char *filter_forbids(uint64_t nr, const uint64_t args[6])
 		return f->what;
 	switch (nr) {
 	case SYS_clone:
-		return args[0] & CLONE_THREAD ? NULL : "fork";
+		return (args[0] & (CLONE_THREAD | CLONE_UNTRACED)) == CLONE_THREAD ? NULL : "fork";
 	case SYS_socket:
 	case SYS_socketpair:
 		return harmless_socket(args) ? NULL : "network";
@@ -260,6 +272,21 @@ static void fcntl_calls(struct code *c, bool watch)
 	end(c, ALLOW);
 }
 
+/*
+ * Mappings of descriptors, and with fixed ones those that may take the place of guest memory. Not the dynamic
+ * loader's: it sets MAP_DENYWRITE, which means nothing else any more.
+ */
+static void watch_mmap(struct code *c, bool fixed)
+{
+	add(c, BPF_JMP | BPF_JEQ | BPF_K, SYS_mmap, 0, 6);
+	load(c, offsetof(struct seccomp_data, args) + 24);
+	add(c, BPF_JMP | BPF_JSET | BPF_K, MAP_DENYWRITE, 3, 0);
+	add(c, BPF_ALU | BPF_AND | BPF_K, MAP_ANONYMOUS | (fixed ? MAP_FIXED : 0), 0, 0);
+	add(c, BPF_JMP | BPF_JEQ | BPF_K, MAP_ANONYMOUS, 1, 0);
+	end(c, STOP);
+	end(c, ALLOW);
+}
+
 /* What the record needs. The most frequent first: they are compared one by one. */
 static void watch_calls(struct code *c, const struct options *o)
 {
@@ -276,12 +303,7 @@ static void watch_calls(struct code *c, const struct options *o)
 	static const unsigned unmaps[] = {SYS_munmap, SYS_mremap};
 
 	on_arg(c, SYS_ioctl, 1, 0xff00, KVMIO << 8, STOP, ALLOW);
-	/* Every loaded library maps its file so; the dynamic loader sets MAP_DENYWRITE, which means nothing
-	 * else. */
-	if (o->dumps)
-		on_arg(c, SYS_mmap, 3, MAP_ANONYMOUS | MAP_FIXED, MAP_ANONYMOUS, ALLOW, STOP);
-	else
-		on_arg(c, SYS_mmap, 3, MAP_ANONYMOUS | MAP_DENYWRITE, 0, STOP, ALLOW);
+	watch_mmap(c, o->dumps > 0);
 	for (size_t i = 0; i < ARRAY_SIZE(always); i++)
 		on_call(c, always[i], STOP);
 	for (size_t i = 0; o->dumps && i < ARRAY_SIZE(unmaps); i++)
@@ -293,6 +315,9 @@ static void lock_calls(struct code *c, const struct options *o)
 	static const unsigned opens[] = {SYS_open, SYS_openat, SYS_openat2, SYS_creat};
 	static const unsigned kills[] = {SYS_kill, SYS_tkill, SYS_tgkill, SYS_rt_sigqueueinfo,
 					 SYS_rt_tgsigqueueinfo};
+
+	static const unsigned makes[] = {SYS_mkdir, SYS_mkdirat, SYS_symlink, SYS_symlinkat,
+					 SYS_link,  SYS_linkat,  SYS_bind};
 
 	for (size_t i = 0; i < ARRAY_SIZE(opens); i++)
 		on_call(c, opens[i], STOP);
@@ -310,7 +335,9 @@ static void lock_calls(struct code *c, const struct options *o)
 	/* Its flags are in memory, where the filter can't look; the C library falls back to clone. */
 	on_call(c, SYS_clone3, FAIL(ENOSYS));
 	if (!o->plain)
-		on_arg(c, SYS_clone, 0, CLONE_THREAD, CLONE_THREAD, ALLOW, STOP);
+		on_arg(c, SYS_clone, 0, CLONE_THREAD | CLONE_UNTRACED, CLONE_THREAD, ALLOW, STOP);
+	for (size_t i = 0; !o->plain && i < ARRAY_SIZE(makes); i++)
+		on_call(c, makes[i], STOP);
 	on_call(c, SYS_socket, STOP);
 	on_call(c, SYS_socketpair, STOP);
 	on_arg(c, SYS_seccomp, 1, SECCOMP_FILTER_FLAG_NEW_LISTENER, 0, ALLOW, STOP);
@@ -318,14 +345,17 @@ static void lock_calls(struct code *c, const struct options *o)
 	fcntl_calls(c, !o->plain);
 }
 
-static void ioctls_of_terminals(struct code *c)
+/* Typing into the terminal that the grader was started from; signals to who owns a descriptor. */
+static void refuse_ioctls(struct code *c)
 {
-	/* Typing into the terminal that the grader was started from. */
-	add(c, BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, 5);
+	static const uint32_t requests[] = {TIOCSTI, TIOCLINUX, TIOCSPGRP, FIOSETOWN, SIOCSPGRP, FIOASYNC};
+
+	add(c, BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, (uint8_t)(2 * ARRAY_SIZE(requests) + 2));
 	load(c, offsetof(struct seccomp_data, args) + 8);
-	add(c, BPF_JMP | BPF_JEQ | BPF_K, TIOCSTI, 1, 0);
-	add(c, BPF_JMP | BPF_JEQ | BPF_K, TIOCLINUX, 0, 1);
-	end(c, FAIL(EPERM));
+	for (size_t i = 0; i < ARRAY_SIZE(requests); i++) {
+		add(c, BPF_JMP | BPF_JEQ | BPF_K, requests[i], 0, 1);
+		end(c, FAIL(EPERM));
+	}
 	load(c, offsetof(struct seccomp_data, nr));
 }
 
@@ -341,7 +371,7 @@ int filter_load(const struct options *o)
 	if (o->sandbox) {
 		add(&c, BPF_JMP | BPF_JGE | BPF_K, X32_BIT, 0, 1);
 		end(&c, STOP);
-		ioctls_of_terminals(&c);
+		refuse_ioctls(&c);
 	}
 	if (!o->plain)
 		watch_calls(&c, o);

@@ -27,8 +27,8 @@ static const char usage[] =
 	"  --chdir FOLDER         the folder that it starts in\n"
 	"  --kvm PATH             KVM's device, if not $HV_KVM_DEVICE or /dev/kvm\n"
 	"  --uid N, --gid N       whom root becomes (65534; the group is numbered like the user)\n"
-	"  --limit-memory BYTES   what it may hold in memory\n"
-	"  --limit-output BYTES   how large a file may grow (67108864)\n"
+	"  --limit-memory BYTES   what it may hold in memory (2147483648; 0: no limit)\n"
+	"  --limit-output BYTES   what it may write, in all and into one file (67108864)\n"
 	"  --limit-cpu SECONDS    a backstop (120)\n"
 	"  --limit-runs N         how many KVM_RUNs are recorded before the program is ended (0: no limit)\n"
 	"  --plain                the sandbox alone, no record of KVM: for a compiler; it may start "
@@ -263,6 +263,7 @@ static void note_start(struct session *s)
 	out_close(&s->out, ']');
 	out_text(&s->out, "backend", backend);
 	out_bool(&s->out, "sandbox", s->opt->sandbox);
+	out_i64(&s->out, "landlock", landlock_version());
 	out_bool(&s->out, "registers", (s->state.sync & KVM_SYNC_X86_REGS) != 0);
 	out_close(&s->out, '}');
 	out_end_line(&s->out);
@@ -279,6 +280,8 @@ static void note_end(struct session *s)
 	WIFEXITED(s->status) ? out_i64(o, "status", WEXITSTATUS(s->status)) : out_null(o, "status");
 	WIFSIGNALED(s->status) ? out_i64(o, "signal", WTERMSIG(s->status)) : out_null(o, "signal");
 	out_text(o, "why", whys[s->why]);
+	if (s->limit)
+		out_text(o, "limit", s->limit);
 	out_close(o, '}');
 	out_end_line(o);
 	out_flush(o);
@@ -349,8 +352,12 @@ static int plain_status(const struct session *s, int status)
 
 int main(int argc, char **argv)
 {
-	static struct options o = {
-		.uid = 65534, .gid = 65534, .sandbox = true, .limit_output = 64u << 20, .limit_cpu = 120};
+	static struct options o = {.uid = 65534,
+				   .gid = 65534,
+				   .sandbox = true,
+				   .limit_memory = 2u << 30,
+				   .limit_output = 64u << 20,
+				   .limit_cpu = 120};
 	static struct session s = {.opt = &o};
 	int status;
 

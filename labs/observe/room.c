@@ -5,7 +5,7 @@
  * Where the kernel or a container forbids mounting, the host's tree is left in place and Landlock does what
  * it can.
  *
- * Rules: mount_namespaces(7), mount(2), pivot_root(2), mknod(2).
+ * Rules: mount_namespaces(7), mount(2), chroot(2), mknod(2).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -16,7 +16,6 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -74,12 +73,24 @@ struct source {
 	bool writable;
 };
 
+/* Seen already, as a part of what was given before. */
+static bool inside_another(const struct source *list, unsigned count, const char *path)
+{
+	for (unsigned i = 0; i < count; i++) {
+		size_t length = strlen(list[i].path);
+
+		if (!strncmp(list[i].path, path, length) && (path[length] == '/' || !path[length]))
+			return true;
+	}
+	return false;
+}
+
 /* By its real name, so that links within the tree lead where they did. */
 static void open_source(struct source *list, unsigned *count, const char *path, bool writable)
 {
 	struct source *s = &list[*count];
 
-	if (!realpath(path, s->path))
+	if (!realpath(path, s->path) || (!writable && inside_another(list, *count, s->path)))
 		return;
 	s->fd = open(s->path, O_PATH | O_CLOEXEC);
 	s->writable = writable;
@@ -114,9 +125,9 @@ static int make_device(const struct options *o, int host)
 		return -1;
 	snprintf(to, sizeof(to), "%s%s", BASE, o->kvm);
 	make_folders(o->kvm);
-	if (mknod(to, S_IFCHR | 0600, st.st_rdev) < 0 || chown(to, o->uid, o->gid) < 0)
-		return -1;
-	return 0;
+	if (mknod(to, S_IFCHR | 0600, st.st_rdev) == 0 && chown(to, o->uid, o->gid) == 0)
+		return 0;
+	return bind(host, o->kvm, true); /* root of a container may not: then the host's modes decide */
 }
 
 #define SOURCES_MAX (2 * PATHS_MAX + 40)
@@ -163,9 +174,9 @@ int room_enter(const struct options *o, char *why, size_t size)
 		link_given(o->write[i]);
 	if (!o->plain && (host < 0 || make_device(o, host) < 0))
 		return failed(why, size, "the program can't be given", o->kvm);
-	/* Onto itself: the old tree then lies on top, and is taken away. pivot_root(2) has this. */
-	if (chdir(BASE) < 0 || syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 ||
-	    chdir("/") < 0)
+	/* Taking the old tree away would wait for other CPUs, milliseconds long. Without rights, and with no
+	 * folder left open, there is no way back to it. */
+	if (chroot(BASE) < 0 || chdir("/") < 0)
 		return failed(why, size, "the sandbox can't be entered:", BASE);
 	(void)!chdir(here);
 	return 0;

@@ -99,9 +99,8 @@ static void end(struct session *s)
 	out_end_line(&s->out);
 }
 
-static void exit_io(struct out *o, struct vcpu *v)
+static void exit_io(struct out *o, struct vcpu *v, const struct kvm_run *run)
 {
-	const struct kvm_run *run = v->run;
 	uint64_t length = (uint64_t)run->io.size * run->io.count;
 	const void *data = area(v, run->io.data_offset, length);
 
@@ -116,9 +115,8 @@ static void exit_io(struct out *o, struct vcpu *v)
 		v->awaited = (struct awaited){.length = (uint32_t)length, .offset = run->io.data_offset};
 }
 
-static void exit_mmio(struct out *o, struct vcpu *v)
+static void exit_mmio(struct out *o, struct vcpu *v, const struct kvm_run *run)
 {
-	const struct kvm_run *run = v->run;
 	uint32_t length = run->mmio.len < sizeof(run->mmio.data) ? run->mmio.len : sizeof(run->mmio.data);
 
 	out_open(o, "mmio", '{');
@@ -212,30 +210,38 @@ static void state_at_exit(const struct session *s, struct out *o, const struct k
 		events(o, &run->s.regs.events);
 }
 
+static void note_exit(struct out *o, struct vcpu *v, const struct kvm_run *run)
+{
+	out_text(o, "reason", exit_name(run->exit_reason));
+	out_u64(o, "nr", run->exit_reason);
+	if (run->exit_reason == KVM_EXIT_IO)
+		exit_io(o, v, run);
+	else if (run->exit_reason == KVM_EXIT_MMIO)
+		exit_mmio(o, v, run);
+	else
+		exit_rest(o, run);
+}
+
 void run_returned(struct session *s, struct task *t, int64_t ret)
 {
+	/* A copy: another thread of the program may write to the area while it is read. */
+	static struct kvm_run run;
 	struct vcpu *v = t->call.on.vcpu;
 	struct out *o = &s->out;
 
+	if (v->run)
+		run = *v->run;
 	begin(s, t);
 	out_i64(o, "ret", ret);
-	if (ret >= 0 && v->run) {
-		out_text(o, "reason", exit_name(v->run->exit_reason));
-		out_u64(o, "nr", v->run->exit_reason);
-		if (v->run->exit_reason == KVM_EXIT_IO)
-			exit_io(o, v);
-		else if (v->run->exit_reason == KVM_EXIT_MMIO)
-			exit_mmio(o, v);
-		else
-			exit_rest(o, v->run);
-	} else {
+	if (ret >= 0 && v->run)
+		note_exit(o, v, &run);
+	else
 		out_null(o, "reason");
-	}
 	if (v->run)
-		state_at_exit(s, o, v->run);
+		state_at_exit(s, o, &run);
 	end(s);
 	if (s->opt->limit_runs && ++s->runs >= s->opt->limit_runs)
-		trace_kill(s, WHY_FLOOD);
+		trace_flood(s, "runs");
 }
 
 /* The program ended, or was ended, inside. */

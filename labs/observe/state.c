@@ -153,7 +153,7 @@ void state_new_vm(struct session *s, int fd)
 	struct vm *vm = grown(NULL, 0, sizeof(*vm));
 
 	*vm = (struct vm){.index = st->vm_count};
-	st->vms = grown(st->vms, st->vm_count, sizeof(st->vms[0]));
+	st->vms = grown(st->vms, st->vm_count, sizeof(struct vm *));
 	st->vms[st->vm_count++] = vm;
 	set_fd(s, fd, (struct object){.kind = KVM_VM, .vm = vm});
 }
@@ -182,7 +182,7 @@ void state_new_vcpu(struct session *s, int fd, struct vm *vm, uint64_t id)
 	struct vcpu *vcpu = grown(NULL, 0, sizeof(*vcpu));
 
 	*vcpu = (struct vcpu){.vm = vm, .id = id};
-	st->vcpus = grown(st->vcpus, st->vcpu_count, sizeof(st->vcpus[0]));
+	st->vcpus = grown(st->vcpus, st->vcpu_count, sizeof(struct vcpu *));
 	st->vcpus[st->vcpu_count++] = vcpu;
 	set_fd(s, fd, (struct object){.kind = KVM_VCPU, .vm = vm, .vcpu = vcpu});
 	map_run(s, vcpu, fd);

@@ -5,6 +5,7 @@
  * waitpid(2).
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,25 +22,29 @@
 
 #define TICK_US     20000
 #define TASKS_MAX   256
-#define GRACE_NS    5000000000u /* a killed program that isn't gone by then is stuck in the kernel */
+#define GRACE_NS    1500000000u /* a killed program that isn't gone by then is stuck in the kernel */
 #define SYSCALL_HIT (SIGTRAP | 0x80)
 
-static volatile sig_atomic_t wanted_end;
+static volatile sig_atomic_t wanted_end, tick_due;
 
 static void on_signal(int signal)
 {
+	tick_due = 1;
 	if (signal != SIGALRM)
 		wanted_end = 1;
 }
 
-static void install_handlers(void)
+/* Outside the sandbox, Ctrl-C is for the program: it is in the terminal's foreground, too. */
+static void install_handlers(bool sandbox)
 {
-	static const int ends[] = {SIGTERM, SIGINT, SIGHUP, SIGALRM};
+	static const int ends[] = {SIGALRM, SIGTERM, SIGHUP, SIGINT};
 	struct sigaction action = {.sa_handler = on_signal}; /* no SA_RESTART: waitpid shall return */
 	struct itimerval tick = {{0, TICK_US}, {0, TICK_US}};
 
 	for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
 		sigaction(ends[i], &action, NULL);
+	if (!sandbox)
+		signal(SIGINT, SIG_IGN);
 	signal(SIGPIPE, SIG_IGN);
 	setitimer(ITIMER_REAL, &tick, NULL);
 }
@@ -94,7 +99,7 @@ static struct task *task_make(struct session *s, pid_t tid)
 	if (t)
 		return t;
 	t = calloc(1, sizeof(*t));
-	more = realloc(s->tasks, (s->task_count + 1) * sizeof(*more));
+	more = realloc(s->tasks, (s->task_count + 1) * sizeof(struct task *));
 	if (!t || !more) {
 		fprintf(stderr, "observe: out of memory\n");
 		exit(1);
@@ -136,6 +141,13 @@ void trace_kill(struct session *s, enum why why)
 	kill_all(s);
 }
 
+void trace_flood(struct session *s, const char *limit)
+{
+	if (!s->killed)
+		s->limit = limit;
+	trace_kill(s, WHY_FLOOD);
+}
+
 void trace_forbidden(struct session *s, pid_t tid, const char *what, const char *detail)
 {
 	struct out *o = &s->out;
@@ -155,32 +167,43 @@ void trace_forbidden(struct session *s, pid_t tid, const char *what, const char 
 	trace_kill(s, WHY_FORBIDDEN);
 }
 
-static void check_memory(struct session *s)
+/* The number behind the first occurrence of mark in a file of the program's /proc folder; 0 when there is
+ * none. */
+static uint64_t read_proc(const struct session *s, const char *name, const char *mark)
 {
-	unsigned long long size = 0, resident = 0;
-	char name[40], text[64];
-	FILE *f;
+	char path[40], text[512], *at;
+	ssize_t n;
+	int fd;
 
-	if (!s->opt->limit_memory)
+	snprintf(path, sizeof(path), "/proc/%d/%s", s->pid, name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	if (fd >= 0)
+		close(fd);
+	text[n < 0 ? 0 : n] = 0;
+	at = strstr(text, mark);
+	return at ? strtoull(at + strlen(mark), NULL, 10) : 0;
+}
+
+static void check_amounts(struct session *s)
+{
+	const struct options *o = s->opt;
+
+	if (!o->sandbox || o->plain)
 		return;
-	snprintf(name, sizeof(name), "/proc/%d/statm", s->pid);
-	f = fopen(name, "re");
-	if (!f)
-		return;
-	if (fscanf(f, "%llu %llu", &size, &resident) == 2 && // NOLINT
-	    resident * (unsigned long long)sysconf(_SC_PAGESIZE) > s->opt->limit_memory) {
-		snprintf(text, sizeof(text), "more than %llu bytes",
-			 (unsigned long long)s->opt->limit_memory);
-		trace_forbidden(s, s->pid, "memory", text);
-	}
-	fclose(f);
+	/* statm: all pages, then those in memory */
+	if (o->limit_memory && read_proc(s, "statm", " ") * (uint64_t)sysconf(_SC_PAGESIZE) > o->limit_memory)
+		trace_flood(s, "memory");
+	if (o->limit_output && read_proc(s, "io", "wchar: ") > o->limit_output)
+		trace_flood(s, "output");
 }
 
 static void tick(struct session *s)
 {
+	tick_due = 0;
 	if (wanted_end)
 		trace_kill(s, WHY_KILLED);
-	check_memory(s);
+	check_amounts(s);
 	if (!s->killed)
 		out_flush(&s->out);
 }
@@ -321,13 +344,13 @@ int trace_program(struct session *s, int gate)
 			     PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACEEXEC |
 			     PTRACE_O_TRACEEXIT | PTRACE_O_EXITKILL;
 
+	install_handlers(s->opt->sandbox);
 	if (ptrace(PTRACE_SEIZE, s->pid, 0, options) < 0) {
 		fprintf(stderr, "observe: the program can't be traced: %s\n", strerror(errno));
 		kill(s->pid, SIGKILL);
 		return -1;
 	}
 	task_make(s, s->pid);
-	install_handlers();
 	if (write(gate, "", 1) != 1)
 		trace_kill(s, WHY_KILLED);
 	for (;;) {
@@ -338,7 +361,7 @@ int trace_program(struct session *s, int gate)
 			changed(s, tid, status);
 		else if (errno != EINTR)
 			break;
-		else
+		if (tick_due)
 			tick(s);
 		if (s->killed && now() - s->killed_at > GRACE_NS) {
 			fprintf(stderr, "observe: the program is stuck in the kernel and was left behind\n");

@@ -152,7 +152,7 @@ static int bus_ranges(struct rig *rig, int count, char **words)
 	size_t used = 0;
 
 	for (unsigned i = 0; i < bus->count && i < HV_BUS_RANGES; i++)
-		used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%#llx", i ? " " : "",
+		used += (size_t)snprintf(text + used, sizeof(text) - used, "%s0x%llx", i ? " " : "",
 					 (unsigned long long)bus->ranges[i].base);
 	rig_text(rig, "bases", text);
 	return 0;
@@ -207,7 +207,7 @@ static int bus_write(struct rig *rig, int count, char **words)
 	return hv_bus_write(&bench_of(rig)->bus, address, data, (unsigned)size);
 }
 
-/* accesses: what the devices saw since the last time, "r0+4:2=1234" for a read of 2 bytes at offset 4 of
+/* accesses: what the devices saw since the last time, "r0+1c:2=fe34" for a read of 2 bytes at offset 0x1c of
  * device 0 (! behind it when the device's lock was not held). */
 static int accesses(struct rig *rig, int count, char **words)
 {
@@ -218,7 +218,7 @@ static int accesses(struct rig *rig, int count, char **words)
 	for (unsigned i = 0; i < b->logged; i++) {
 		const struct access *a = &b->log[i];
 
-		used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%c%u+%#llx:%u=%#llx%s",
+		used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%c%u+%llx:%u=%llx%s",
 					 i ? " " : "", a->write ? 'w' : 'r', a->device,
 					 (unsigned long long)a->offset, a->size, (unsigned long long)a->value,
 					 a->locked ? "" : "!");

@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import hmac
 import io
+import json
 import os
 import re
 import secrets
@@ -77,7 +78,7 @@ def write_zip(path, members):
         for name, (data, executable) in sorted(members.items()):
             info = zipfile.ZipInfo(name, time.gmtime(when())[:6])
             info.external_attr = (0o100755 if executable else 0o100644) << 16
-            info.compress_type = zipfile.ZIP_DEFLATED
+            info.compress_type = zipfile.ZIP_STORED if name.endswith(".gz") else zipfile.ZIP_DEFLATED
             out.writestr(info, data)
 
 
@@ -176,16 +177,17 @@ def points(path, section):
 def autolab_yml(tree, number):
     """The assessment: one problem for each task, one for the hidden tests, one for challenges (kit/report.py's names)."""
     folder = tree / f"labs/lab{number:02d}"
-    sys.path.insert(0, str(tree / "labs"))
     ini = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=(";",))
     ini.read(folder / "lab.ini", encoding="utf-8")
     problems = [(f"task{s[5:]}", ini[s]["title"]) for s in ini.sections() if s.startswith("task ")]
     sums = task_points(tree, number)
-    lines = ["---", "general:", f"  name: hvlab{number:02d}", f"  display_name: \"Lab {number}: {ini['lab']['title']}\"",
+    lines = ["---", "general:", f"  name: hvlab{number:02d}",
+             f"  display_name: {json.dumps('Lab %d: %s' % (number, ini['lab']['title']))}",
              "  handin_filename: handin.tar.gz", "  handin_directory: handin", "  max_size: 4",
              "  has_svn: false", "problems:"]
     for name, title in problems:
-        lines += [f"- name: {name}", f"  description: \"{title}\"", f"  max_score: {sums.get(name, 0):g}", "  optional: false"]
+        lines += [f"- name: {name}", f"  description: {json.dumps(title)}", f"  max_score: {sums.get(name, 0):g}",
+                  "  optional: false"]
     lines += ["- name: hidden", "  description: \"Hidden tests\"",
               f"  max_score: {points(folder / 'hidden.ini', 'points'):g}", "  optional: false",
               "- name: extra", "  description: \"Challenges\"",

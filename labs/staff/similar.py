@@ -231,9 +231,10 @@ def lab_files(root, number):
 
 
 def starters(root, folder, files):
-    """{file: text} of the starters: of a student's tree, or cut from the solution in root."""
-    if folder:
-        return read_folder(Path(folder), files)
+    """{file: text} of the starters: of folder, of the staff's tree, or in the repository cut from the solutions."""
+    folder = Path(folder) if folder else root / "starters"
+    if folder.is_dir():
+        return read_folder(folder, files)
     from kit import cut
     return {name: cut.cut((root / name).read_text(), name=name) for name in files}
 
@@ -246,7 +247,7 @@ def main(args=None):
     parser.add_argument("--known", action="append", type=Path, default=[], metavar="SUBMISSION",
                         help="something to compare with beside them: last year's, a public solution")
     parser.add_argument("--tree", type=Path, default=here, help="the staff's tree (this one)")
-    parser.add_argument("--starter", metavar="FOLDER", help="a student's tree; without it, starters are cut anew")
+    parser.add_argument("--starter", metavar="FOLDER", help="where the starters are (starters/ of the staff's tree)")
     parser.add_argument("--files", nargs="+", help="the files to compare, instead of the lab's")
     parser.add_argument("--least", type=float, default=0.3, metavar="SHARE", help="tell pairs from this share on (0.3)")
     parser.add_argument("--html", metavar="FILE", help="write a page with both texts side by side")

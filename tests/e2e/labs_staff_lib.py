@@ -29,7 +29,9 @@ def skip(why):
 
 def run(*command, status=0, limit=LIMIT, **more):
     """Runs a command to its end; its status must be the one given (None: any)."""
-    done = subprocess.run([str(c) for c in command], stdin=more.pop("stdin", subprocess.DEVNULL), text=True,
+    if "input" not in more:
+        more.setdefault("stdin", subprocess.DEVNULL)
+    done = subprocess.run([str(c) for c in command], text=True,
                           capture_output=True, timeout=limit, errors="replace", **more)
     if status is not None and done.returncode != status:
         sys.exit(f"FAIL {' '.join(map(str, command))} ended with {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")

@@ -46,6 +46,7 @@ struct cpu {
 	struct kvm_run *run;
 	pthread_t thread;
 	_Atomic int tid;
+	int result;
 };
 
 static const uint8_t tour[] = {
@@ -224,7 +225,8 @@ static void *cpu_thread(void *arg)
 	struct cpu *c = arg;
 
 	c->tid = (int)syscall(SYS_gettid);
-	return (void *)(intptr_t)run_cpu(c);
+	c->result = run_cpu(c);
+	return NULL;
 }
 
 static int do_smp(char **args)
@@ -239,10 +241,8 @@ static int do_smp(char **args)
 	for (int i = 0; i < count; i++)
 		need(pthread_create(&cpus[i].thread, NULL, cpu_thread, &cpus[i]) == 0, "pthread_create");
 	for (int i = 0; i < count; i++) {
-		void *result = NULL;
-
-		pthread_join(cpus[i].thread, &result);
-		good += (intptr_t)result == KVM_EXIT_HLT;
+		pthread_join(cpus[i].thread, NULL);
+		good += cpus[i].result == KVM_EXIT_HLT;
 	}
 	return good == count ? 0 : 1;
 }
@@ -258,7 +258,6 @@ static int do_kick(char **args)
 	static struct machine m;
 	static struct cpu c;
 	struct sigaction action = {.sa_handler = nothing};
-	void *result = NULL;
 
 	(void)args;
 	sigaction(SIGUSR1, &action, NULL);
@@ -267,17 +266,18 @@ static int do_kick(char **args)
 	need(pthread_create(&c.thread, NULL, cpu_thread, &c) == 0, "pthread_create");
 	while (!c.tid)
 		usleep(1000);
-	usleep(50000);
+	usleep(200000);
 	c.run->immediate_exit = 1;
 	syscall(SYS_tgkill, getpid(), c.tid, SIGUSR1);
-	pthread_join(c.thread, &result);
-	return (intptr_t)result == -EINTR ? 0 : 1;
+	pthread_join(c.thread, NULL);
+	return c.result == -EINTR ? 0 : 1;
 }
 
 static int do_crash(char **args)
 {
 	(void)args;
 	need(one(tour, sizeof(tour)) == KVM_EXIT_HLT, "hlt");
+	signal(SIGSEGV, SIG_DFL); /* sanitizers have a handler of their own */
 	raise(SIGSEGV);
 	return 0;
 }
@@ -297,6 +297,14 @@ static int do_exits(char **args)
 	code[1] = (uint8_t)count;
 	code[2] = (uint8_t)(count >> 8);
 	return one(code, sizeof(code)) == KVM_EXIT_HLT ? 0 : 1;
+}
+
+static int do_endless_exits(char **args)
+{
+	static const uint8_t code[] = {0xee, 0xeb, 0xfd}; /* out, and again */
+
+	(void)args;
+	return one(code, sizeof(code));
 }
 
 /* 8 GiB that are never touched cost nothing. */
@@ -327,7 +335,6 @@ static int do_harmless(char **args)
 	need(access("/no/such/file", F_OK) < 0 && !fopen("/no/such/file", "re"), "/no/such/file");
 	f = fopen("/proc/self/maps", "re");
 	need(f && fclose(f) == 0, "/proc/self/maps");
-	f = fopen("/etc/shadow", "re");
 	signal(SIGUSR1, nothing);
 	need(raise(SIGUSR1) == 0 && kill(getpid(), SIGUSR1) == 0, "raise");
 	need(nice(5) >= -1 && sysconf(_SC_NPROCESSORS_ONLN) > 0, "sysconf");
@@ -398,6 +405,29 @@ static int do_big_file(char **args)
 	for (unsigned i = 0; i < (10ull << 30) / sizeof(text); i++)
 		if (write(fd, text, sizeof(text)) < 0)
 			return errno == EFBIG ? 7 : 1;
+	return DONE_IT;
+}
+
+static int do_many_files(char **args)
+{
+	char path[256];
+
+	for (unsigned i = 0; i < 1000000; i++) {
+		snprintf(path, sizeof(path), "%s/many.%u", args[0], i);
+		close(open(path, O_WRONLY | O_CREAT, 0600));
+	}
+	return DONE_IT;
+}
+
+/* Small files, written over and over. */
+static int do_rewrite(char **args)
+{
+	static char text[1 << 16];
+	int fd = open(args[0], O_RDWR | O_CREAT, 0600);
+
+	need(fd >= 0, args[0]);
+	while (forever)
+		need(pwrite(fd, text, sizeof(text), 0) > 0, "pwrite");
 	return DONE_IT;
 }
 
@@ -566,6 +596,7 @@ static const struct deed {
 	{"crash", do_crash, 0},
 	{"spin", do_spin, 0},
 	{"exits", do_exits, 1},
+	{"endless_exits", do_endless_exits, 0},
 	{"reserve", do_reserve, 0},
 	{"status", do_status, 1},
 	{"harmless", do_harmless, 1},
@@ -575,6 +606,8 @@ static const struct deed {
 	{"loop", do_loop, 0},
 	{"flood", do_flood, 0},
 	{"big_file", do_big_file, 1},
+	{"many_files", do_many_files, 1},
+	{"rewrite", do_rewrite, 1},
 	{"memory", do_memory, 0},
 	{"write", do_write, 1},
 	{"read", do_read, 1},

@@ -28,6 +28,6 @@ _start:
 	in %dx, %eax
 	mov $ECHO, %dx
 	out %eax, %dx
-	hlt
 1:	hlt
+	out %al, $0xf4          /* nobody comes back from that hlt; if somebody does, this ends the machine */
 	jmp 1b

@@ -37,6 +37,6 @@ _start:
 	out %eax, %dx
 	shr $32, %rax
 	out %eax, %dx
-	hlt
 1:	hlt
+	out %al, $0xf4          /* nobody comes back from that hlt; if somebody does, this ends the machine */
 	jmp 1b

@@ -9,6 +9,6 @@ _start:
 	jnz 1b
 	mov $0x21, %al
 	out %al, %dx
-	hlt
 2:	hlt
+	out %al, $0xf4          /* nobody comes back from that hlt; if somebody does, this ends the machine */
 	jmp 2b

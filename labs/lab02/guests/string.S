@@ -21,8 +21,8 @@ _start:
 2:	lodsw
 	out %ax, %dx
 	loop 2b
-	hlt
 3:	hlt
+	out %al, $0xf4          /* nobody comes back from that hlt; if somebody does, this ends the machine */
 	jmp 3b
 
 text:	.long NONCE, ~NONCE
