@@ -33,7 +33,8 @@ def damaged(t, bits):
     size, top = len(image.data()), LIMITS[bits]
     field = t.random.choice(("offset", "filesz", "memsz", "paddr", "vaddr"))
     near = {"offset": (0, size - 48, size, top - 48), "filesz": (0, 48, 0x100, top - 1),
-            "memsz": (48, 0x1000, top - base), "paddr": (base, base + 0x1000, top - 0x100), "vaddr": (0, top - 0x100)}[field]
+            "memsz": (48, 0x1000, top - base), "paddr": (base, base + 0x1000, top - 0x100),
+            "vaddr": (0, top - 0x100)}[field]
     value = t.random.choice(near) + t.random.choice((-1, 0, 0, 1, t.random.randrange(-300, 300)))
     image.headers[t.random.randrange(2)][field] = value % top
     return image, field, value % top
