@@ -32,9 +32,9 @@ ALL_LABS = tuple(range(1, 13))
 PYTHON = (3, 10)
 PROBE_SECONDS = 10
 HERE = os.path.dirname(os.path.abspath(__file__))
-BOX = ("`hvlab box` will do this for you in a later release; until then: a Linux PC of the course, a Linux VM whose host "
-       "offers nested virtualisation, or an emulated PC with AMD-V (QEMU's TCG), which runs on any machine: docs/labs/"
-       "introduction.md, \"A machine without KVM\"")
+BOX = ("`hvlab box` gives a shell on an emulated PC with AMD-V, on any x86-64 Linux (it needs qemu-system-x86 and busybox-static); "
+       "elsewhere: a Linux PC of the course, a Linux VM whose host offers nested virtualisation, or a whole Debian in QEMU: "
+       "docs/labs/introduction.md, \"A machine without KVM\"")
 
 # Numbers of KVM_CHECK_EXTENSION (linux/kvm.h): what is lost without it, and by which labs.
 EXTENSIONS = (
