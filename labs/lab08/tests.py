@@ -1,8 +1,9 @@
 """
 Lab 8, SMP: core/machine/smp.c. A machine is started, kicked, paused, called and ended from outside while its guest
 computes. What is judged: which thread made which KVM_RUN, what stood in immediate_exit when a signal was sent, and what
-the guest left in its registers and memory. Moments that come once in a million times are made by the rig: a vCPU is held in its device, or at its next write to the kvm_run area, until the other thread has done its part. Rules:
-KVM API 5 (immediate_exit), 4.10, SDM vol. 3A, 9.4.
+the guest left in its registers and memory. Moments that come once in a million times are made by the rig: a vCPU is
+held in its device, or at its next write to the kvm_run area, until the other thread has done its part. Rules: KVM API 5
+(immediate_exit), 4.10, SDM vol. 3A, 9.4.
 """
 
 from kit.testing import test
