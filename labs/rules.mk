@@ -51,3 +51,8 @@ endef
 
 grade: labs ## Grade labs: LAB=N or all; WORK=DIR, or the solutions themselves
 	@BUILD=$(BUILD) $(if $(WORK),HVLAB_WORK=$(abspath $(WORK))) labs/hvlab grade $(or $(LAB),all)
+
+.PHONY: box
+box: ## A shell on an emulated PC with AMD-V (BOX="COMMAND": only that)
+	@tests/deps box
+	@labs/hvlab box $(if $(BOX),-- sh -c '$(BOX)')

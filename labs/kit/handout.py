@@ -111,6 +111,9 @@ class Handout:
     def flags(self):
         """Written last: a tree that has this file is whole."""
         said = {name: shlex.split(getattr(self.options, name)) for name in ("cflags", "warnings", "clang_only", "libs")}
+        with open(self.at("lib", "flags.mk"), "w", encoding="utf-8") as file:
+            file.write(f"LAB_CFLAGS := {shlex.join(said['cflags'] + said['warnings'])} -Icore\n"
+                       f"LAB_CLANG := {shlex.join(said['clang_only'])}\n")
         with open(self.at(tree.VERSION_FILE), "w", encoding="utf-8") as file:
             json.dump({"version": self.options.kit_version, **said}, file, indent=1)
             file.write("\n")

@@ -227,7 +227,8 @@ class Session:
         self.stop = stop or threading.Event()
         self._references, self._lock, self._runs = {}, threading.Lock(), 0
         self._hung = 0
-        self._over, self._calibrations = threading.Event(), []  # references still run when what they were asked for has ended
+        # A reference may still run when the program for which it was asked has ended.
+        self._over, self._calibrations = threading.Event(), []
 
     def stopped(self):
         return self.stop.is_set()

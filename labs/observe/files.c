@@ -79,6 +79,9 @@ bool open_entered(struct session *s, struct task *t)
 	peek_text(s, t, c->args[at ? 1 : 0], c->path, sizeof(c->path));
 	c->folder = at ? (int)c->args[0] : AT_FDCWD;
 	c->creates = flags & O_CREAT;
+	/* An older Landlock takes this for reading. */
+	if (flags & O_TRUNC && (flags & O_ACCMODE) == O_RDONLY)
+		trace_forbidden(s, t->tid, "file", c->path);
 	return (flags & (O_ACCMODE | O_CREAT | O_TRUNC)) != O_RDONLY || !harmless(c->path);
 }
 

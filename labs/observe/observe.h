@@ -167,10 +167,10 @@ struct session {
 	pid_t pid;
 	uint64_t started, killed_at, runs, files;
 	enum why why;
-	const char *limit; /* of WHY_FLOOD: which one */
-	bool execed, killed;
-	int status; /* of the program, as waitpid tells it */
-	int memory; /* FILE.mem, -1 without */
+	const char *limit;         /* of WHY_FLOOD: which one */
+	bool execed, killed, kept; /* kept: the last dumps are made, and no vCPU ran since */
+	int status;                /* of the program, as waitpid tells it */
+	int memory;                /* FILE.mem, -1 without */
 	uint64_t memory_end;
 };
 

@@ -67,6 +67,7 @@ void run_entered(struct session *s, struct task *t)
 	if (c->replied)
 		memcpy(c->reply, answer, c->reply_length);
 	v->awaited.length = 0;
+	s->kept = false;
 	if (v->run)
 		v->run->kvm_valid_regs |= WANTED_REGS & s->state.sync;
 	if (!v->vm->ran) {

@@ -240,6 +240,9 @@ def release(term, handout, repo, out, users, fresh):
         write_sums(new)
         shutil.copyfile(final / "seeds.ini", new / "seeds.ini")
         os.chmod(new / "seeds.ini", 0o600)
+        for path in new.iterdir():
+            if path.name == staff_name or not path.name.startswith(top):
+                path.chmod(0o700 if path.is_dir() else 0o600)  # the staff's seed is inside
         shutil.rmtree(final)
         new.rename(final)
     return final

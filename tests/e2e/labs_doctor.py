@@ -66,6 +66,8 @@ def expect(checks, name, verdict, *words):
 done = run()
 check(done.returncode == 0 and "The labs can be done here." in done.stdout, "the labs can be done here", done.stdout)
 check("agrees" in done.stdout and "first exit after" in done.stdout, "a first VM ran, and hvrun --doctor agrees", done.stdout)
+observe = pathlib.Path(os.environ["BUILD"], "labs/observe")
+check(not observe.exists() or "the recorder saw 23 exits" in done.stdout, "and the recorder saw its exits", done.stdout)
 report = json.loads(run("--json").stdout)
 check(report["runs"] and set(report["labs"]) == {str(n) for n in range(1, 13)}, "--json tells of each lab")
 for c in report["checks"]:

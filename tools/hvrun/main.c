@@ -261,14 +261,19 @@ static void release(struct run *r)
 static int run(struct run *r)
 {
 	struct hv_error err = {0};
-	int status;
+	int rc, status;
 
 	r->log = (struct hv_log){.level = r->options.config.verbose ? HV_LOG_DEBUG : HV_LOG_WARN,
 				 .sink = print_line};
-	if (set_up(r, &err) == 0 && start(r, &err) == 0) {
+	rc = set_up(r, &err);
+	if (!rc)
+		rc = start(r, &err);
+	if (!rc) {
 		serve(r);
 		status = finish(r);
 	} else {
+		if (!err.text[0]) /* a lab's gap, which returns -ENOSYS without a sentence */
+			hv_fail(&err, -rc, "%s", strerror(-rc));
 		if (r->machine) {
 			hv_machine_end(r->machine, HV_END_QUIT);
 			hv_machine_wait(r->machine, END_LIMIT_MS, NULL);
