@@ -37,12 +37,13 @@ $(BUILD)/handout.stamp: $(LAB_BINS) $(LAB_CORE) $(LAB_HVRUN) $(BUILD)/bin/hvrun 
 	@touch $@
 
 handout: $(LAB_BINS) $(LAB_CORE) $(LAB_HVRUN) $(BUILD)/bin/hvrun guests ## Write a student's tree (HANDOUT=DIR)
+	@rm -rf $(BUILD)/docs/labs-site; if command -v pandoc >/dev/null; then docs/site/build $(BUILD)/docs/labs-site $(VERSION) docs/labs; fi
 	$(call write_handout,$(HANDOUT))
 
 # The version's quotes are in the words: a shell takes them off once.
 define write_handout
 @cd labs && python3 -m kit.handout --out $(abspath $(1)) --kit-version $(VERSION) --objcopy $(OBJCOPY) \
-	--html=$(abspath $(BUILD)/docs/labs) --cflags='$(subst ','\'',$(LAB_CFLAGS))' --warnings='$(filter-out $(NOWARN_clang) -Werror,$(WARN))' \
+	$(if $(filter handout,$@),--html=$(abspath $(BUILD)/docs/labs-site)) --cflags='$(subst ','\'',$(LAB_CFLAGS))' --warnings='$(filter-out $(NOWARN_clang) -Werror,$(WARN))' \
 	--clang-only='-Wno-gnu-variable-sized-type-not-at-end -Wno-missing-field-initializers' \
 	--libs='$(PKG_LIBS) -lseccomp $(SANF)' --core-objects $(abspath $(LAB_CORE)) --rig-objects $(abspath $(RIG_OBJ)) \
 	--hvrun-objects $(abspath $(LAB_HVRUN)) --programs $(abspath $(LAB_BINS) $(BUILD)/bin/hvrun) --guests $(abspath $(GUESTS))
@@ -50,3 +51,8 @@ endef
 
 grade: labs ## Grade labs: LAB=N or all; WORK=DIR, or the solutions themselves
 	@BUILD=$(BUILD) $(if $(WORK),HVLAB_WORK=$(abspath $(WORK))) labs/hvlab grade $(or $(LAB),all)
+
+.PHONY: box
+box: ## A shell on an emulated PC with AMD-V (BOX="COMMAND": only that)
+	@tests/deps box
+	@labs/hvlab box $(if $(BOX),-- sh -c '$(BOX)')

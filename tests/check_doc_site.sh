@@ -20,7 +20,7 @@ if [ ! -e "$TMP/labs/index.html" ] || [ -e "$TMP/labs/architecture.html" ]; then
 fi
 
 # It replaces what it made, and leaves alone what it didn't.
-"$SRC/docs/site/build" "$TMP/site" again >/dev/null
+"$SRC/docs/site/build" "$TMP/labs" again docs/labs >/dev/null
 mkdir "$TMP/other"
 touch "$TMP/other/mine"
 if "$SRC/docs/site/build" "$TMP/other" test 2>"$TMP/said" || ! grep -q "left alone" "$TMP/said" || [ ! -e "$TMP/other/mine" ]; then

@@ -18,6 +18,8 @@ from kit.record import Run
 
 COMPILE_LIMIT = 15.0 * running.STRETCH
 OUTPUT_LIMIT = 20000  # characters of the compiler's that are kept
+SYSTEM_HEADERS = ("capstone/capstone.h", "gelf.h", "jansson.h", "libelf.h", "linux/kvm.h", "pthread.h", "stdio.h",
+                  "stdlib.h", "string.h", "unistd.h", "errno.h", "fcntl.h")
 GUEST_FLAGS = ["-std=gnu17", "-O1", "-ffreestanding", "-fno-builtin", "-fno-pic", "-no-pie", "-static", "-nostdlib",
                "-mno-red-zone", "-mgeneral-regs-only", "-fno-stack-protector", "-fcf-protection=none",
                "-fno-asynchronous-unwind-tables", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,norelro",
@@ -128,9 +130,12 @@ class Builder:
         words = self.sandbox.command(command, record=record, plain=True, read=[self.tree.core, self.tree.lib],
                                      write=[self.folder], folder=self.folder)
         child = running.Child(words, subprocess.DEVNULL, running.environment(self.folder), self.folder)
-        child.finish(lambda: child.started + COMPILE_LIMIT)
+        status = child.finish(lambda: child.started + COMPILE_LIMIT)
         said = (child.out.data + child.err.data).decode(errors="replace")
-        ran = running.fill(Run(name, words, record), child, 1)
+        ran = running.fill(Run(name, words, record), child, status)
+        if ran.ended == "lost":
+            raise LabError(f"the sandbox doesn't work here ({said.strip()[-300:] or 'it says nothing'}); "
+                           "hvlab doctor looks into it")
         if child.why:
             ran.status, said = 1, f"error: the compiler was ended ({child.why})\n{said}"
         acts = [f"{act.get('what')} {act.get('detail')}" for act in ran.forbidden]
@@ -162,6 +167,10 @@ class Builder:
             status, said, acts, target = outcome
             if acts:
                 raise BuildError("FILE_FORBIDDEN", said, detail=f"{name} asks the compiler for {acts[0]}")
+            if lacking := re.search(r"fatal error: '?([\w./]+\.h)'?(?::| file)", said):
+                if lacking[1] in SYSTEM_HEADERS:
+                    raise LabError(f"this machine has no <{lacking[1]}>, which the labs need; "
+                                   "hvlab doctor tells the package")
             if status != 0:
                 raise BuildError("DOES_NOT_COMPILE", said, file=name, message=first_message(said))
             count = said.count("warning:")
@@ -202,6 +211,9 @@ class Builder:
                                       *self._references(name), *self.flags.libs], name)
         if status == 0:
             return target
+        if lacking := re.search(r"cannot find -l(\w+)|unable to find library -l(\w+)", said):
+            raise LabError(f"this machine lacks the library {lacking[1] or lacking[2]}, which the labs need; "
+                           "hvlab doctor tells the package")
         files = ", ".join(self.objects)
         if missing := re.search(r"undefined reference to [`'](\w+)'|undefined symbol: (\w+)", said):
             raise BuildError("MISSING_FUNCTION", said, file=files, name=missing[1] or missing[2])

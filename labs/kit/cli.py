@@ -134,8 +134,9 @@ def do_submit(tree, options):
               file=sys.stderr)
         return FAILED
     try:
-        path, manifest = submit.submit(one.number, one.title, paths, options.user or grade.user_name(), lab.Term(tree).name,
-                                       version(tree), options.output, last_result(tree, one.number))
+        path, manifest = submit.submit(one.number, one.title, paths, options.user or grade.user_name(),
+                                       lab.Term(tree).name, version(tree), options.output,
+                                       last_result(tree, one.number))
     except submit.Damaged as error:
         print(f"hvlab: {error}", file=sys.stderr)
         return DAMAGED
@@ -158,9 +159,8 @@ def do_view(tree, options):
 
 
 def do_box(tree, options):
-    print("hvlab box will run the labs without hardware virtualisation: in an emulated PC, on any machine. It comes with a "
-          "later release. Until then: hvlab doctor tells what to do.", file=sys.stderr)
-    return FAILED
+    from kit import box
+    return box.main(options.words)
 
 
 # --- the command line ---------------------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def arguments(tree):
     grade_options(watch)
     watch.add_argument("--times", type=int, default=0, metavar="K", help="end after so many gradings")
     watch.add_argument("--limit", type=float, default=4 * 3600, metavar="SECONDS", help="end after so long (4 hours)")
-    command("box", do_box, "the labs without hardware virtualisation (a later release)", add_help=False)
+    command("box", do_box, "a command, or a shell, on an emulated PC with AMD-V", add_help=False)
     return parser
 
 
@@ -230,6 +230,10 @@ def parse(tree, args):
         at = args.index("--")
         args, after = args[:at], args[at + 1:]
     parser = arguments(tree)
+    if args[:1] == ["box"]:  # reads its own, and what follows -- is no word of hvrun's
+        options = parser.parse_args(args[:1])
+        options.words = args[1:] + (["--"] + after if after else [])
+        return options
     options, rest = parser.parse_known_args(args)
     if rest and options.command not in ("doctor", "view", "box"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -239,10 +243,15 @@ def parse(tree, args):
     return options
 
 
+def end(signo, frame):
+    """SIGTERM ends a grading as Ctrl-C does: programs are stopped, folders go."""
+    raise KeyboardInterrupt
+
+
 def main(args):
     tree = trees.find()
     options = parse(tree, args)
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    signal.signal(signal.SIGTERM, end)
     try:
         from kit.lab import LabError
         return options.function(tree, options)

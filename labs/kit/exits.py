@@ -35,6 +35,7 @@ KINDS = (
     Kind("shutdown", "S", "shutdown", "a triple fault: an exception while no handler worked"),
     Kind("fail-entry", "F", "fail entry", "the processor refuses the guest's state"),
     Kind("internal-error", "E", "internal error", "KVM can't go on with this guest"),
+    Kind("inside", "N", "never came back", "the program ended while the vCPU was in the guest"),
     Kind("failed", "X", "KVM_RUN failed", "KVM_RUN itself returned an error"),
     Kind("other", "?", "other", "a reason that is none of the above"),
 )
@@ -43,8 +44,11 @@ SAME_KEY = {"rdmsr": "msr", "wrmsr": "msr"}
 EINTR, EAGAIN = 4, 11
 
 
-def kind_of(reason: str | None, *, out: bool = False, ret: int = 0) -> Kind:
-    """The kind of an exit. out: of `io`, direction out; of `mmio`, a write. ret: what KVM_RUN returned, -errno."""
+def kind_of(reason: str | None, *, out: bool = False, ret: int | None = 0) -> Kind:
+    """The kind of an exit. out: of `io`, direction out; of `mmio`, a write. ret: what KVM_RUN returned, -errno; None: it
+    never did."""
+    if ret is None:
+        return BY_KEY["inside"]
     if ret < 0 or reason is None:
         return BY_KEY["intr" if -ret in (EINTR, EAGAIN) else "failed"]
     if reason == "io":
@@ -121,6 +125,8 @@ AFTER = {
 
 def path_of(kind: Kind, address: int | None, again: bool) -> list[Step]:
     """The stops of an exit, from KVM_RUN on; again: the vCPU went back into the guest."""
+    if kind.key == "inside":
+        return [Step("KVM_RUN", "the vCPU is in the guest", 1), Step("the program's end", "the kernel takes the vCPU out")]
     if kind.key in AFTER:
         middle = list(AFTER[kind.key])
         if again and middle and middle[-1] in (END,):

@@ -18,7 +18,7 @@ from kit import testing
 from kit.build import Builder, BuildError
 from kit.lab import LabError, Term
 
-JOBS = min(3, (os.cpu_count() or 1) + 1)
+JOBS = min(3, len(os.sched_getaffinity(0)) + 1)  # a traced program waits for its tracer half of the time
 OUTPUT_KEPT = 4000  # characters of what a program printed
 ZERO = ("FILE_FORBIDDEN", "UNSAFE_FILE")  # of the build: an attack, not a mistake
 
@@ -176,9 +176,11 @@ class Grading:
             self.warning = self.diagnose("WARNINGS", {**builder.seen_warnings, "count": builder.warnings})
         words = [self.seed, self.term.seed, self.user]
         session = testing.Session(self.tree, self.lab, builder, scratch, words, self.stop)
-        together = [p for p in self.planned if not p.info.alone]
-        self._all(session, together, JOBS)
-        self._all(session, [p for p in self.planned if p.info.alone], 1)
+        try:
+            self._all(session, [p for p in self.planned if not p.info.alone], JOBS)
+            self._all(session, [p for p in self.planned if p.info.alone], 1)
+        finally:
+            session.close()
 
     def _cannot_build(self, error):
         self.verdict = self.diagnose(error.id, error.seen)

@@ -103,13 +103,17 @@ class Handout:
             copy(path, self.at("guests", "images", os.path.basename(path)))
 
     def docs(self):
-        for folder in (os.path.join(self.repo, "docs", "labs"), self.options.html):
-            if folder and os.path.isdir(folder):
-                copy_tree(folder, self.at("docs", "labs"), lambda name: name.endswith((".md", ".svg", ".html", ".css", ".png")))
+        """The handouts as they are written and, where it was made, as a site."""
+        copy_tree(os.path.join(self.repo, "docs", "labs"), self.at("docs", "labs"), lambda name: name.endswith((".md", ".svg")))
+        if self.options.html and os.path.isdir(self.options.html):
+            copy_tree(self.options.html, self.at("docs", "site"))
 
     def flags(self):
         """Written last: a tree that has this file is whole."""
         said = {name: shlex.split(getattr(self.options, name)) for name in ("cflags", "warnings", "clang_only", "libs")}
+        with open(self.at("lib", "flags.mk"), "w", encoding="utf-8") as file:
+            file.write(f"LAB_CFLAGS := {shlex.join(said['cflags'] + said['warnings'])} -Icore\n"
+                       f"LAB_CLANG := {shlex.join(said['clang_only'])}\n")
         with open(self.at(tree.VERSION_FILE), "w", encoding="utf-8") as file:
             json.dump({"version": self.options.kit_version, **said}, file, indent=1)
             file.write("\n")

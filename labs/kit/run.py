@@ -137,21 +137,30 @@ class Child:
     def finish(self, deadline):
         """Waits. deadline() says until when (monotonic seconds), None while that isn't known yet."""
         with selectors.DefaultSelector() as selector:
-            handle = os.pidfd_open(self.process.pid)
+            handle = self._handle()
             try:
-                selector.register(handle, selectors.EVENT_READ)
+                if handle is not None:
+                    selector.register(handle, selectors.EVENT_READ)
                 for pipe in self.pipes():
                     selector.register(pipe.read_end, selectors.EVENT_READ, pipe)
-                self._wait(selector, handle, deadline)
+                self._wait(selector, deadline, 0.25 if handle is not None else 0.02)
             finally:
-                os.close(handle)
+                if handle is not None:
+                    os.close(handle)
         self.process.wait()
         for pipe in self.pipes():
             pipe.drain()
             pipe.close()
         return self.process.returncode
 
-    def _wait(self, selector, handle, deadline):
+    def _handle(self):
+        """A descriptor that says when the process ends; None where a container forbids it, and looking has to do."""
+        try:
+            return os.pidfd_open(self.process.pid)
+        except OSError:
+            return None
+
+    def _wait(self, selector, deadline, longest):
         while self.process.poll() is None:
             limit, now = deadline(), time.monotonic()
             if self.why and now > self.asked + GRACE:
@@ -161,7 +170,7 @@ class Child:
             elif not self.why and self.stop and self.stop.is_set():
                 self.end("stopped")
             until = self.asked + GRACE if self.why else limit if limit is not None else now + 0.1
-            for key, _ in selector.select(max(0.001, min(until - now, 0.25))):
+            for key, _ in selector.select(max(0.001, min(until - now, longest))):
                 if key.data and not key.data.drain():
                     selector.unregister(key.fd)
             if not self.why and self._too_much():
@@ -185,19 +194,43 @@ class Calibration:
         except Exception:  # no reference, no patience beyond the least
             self.seconds = 0.0
 
+    def join(self):
+        """Waits until the reference isn't running any more."""
+        if self.thread:
+            self.thread.join()
+
     def allowed(self):
         """Seconds, or None while the reference still runs."""
         return None if self.seconds is None else min(MOST, max(LEAST, TIMES * self.seconds))
 
 
-def patience(child, calibration):
-    """The deadline of a run as Child.finish wants it."""
+def starved(observer):
+    """Seconds that the program of this observe was ready to run while others had the CPUs (proc(5), schedstat)."""
+    try:
+        with open(f"/proc/{observer}/task/{observer}/children", encoding="ascii") as file:
+            programs = file.read().split()
+        waits = [0.0]
+        for program in programs:
+            for task in os.listdir(f"/proc/{program}/task"):
+                with open(f"/proc/{program}/task/{task}/schedstat", encoding="ascii") as file:
+                    waits.append(int(file.read().split()[1]) / 1e9)
+        return max(waits)
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+def patience(child, calibration, generous):
+    """The deadline of a run as Child.finish wants it. generous: a busy machine's time is not counted as the program's."""
     def deadline():
         if child.seconds < FIRST_WAIT:
             return None
         calibration.ask()
         allowed = calibration.allowed()
-        return None if allowed is None else child.started + allowed
+        if allowed is None:
+            return None
+        if generous and child.seconds >= allowed:
+            allowed = min(MOST, allowed + starved(child.process.pid))
+        return child.started + allowed
     return deadline
 
 
@@ -224,8 +257,9 @@ class Sandbox:
 
 def environment(folder):
     """What a program sees of the environment: nothing of the grader's."""
-    return {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": folder, "TMPDIR": folder, "LANG": "C", "LC_ALL": "C",
-            "XDG_RUNTIME_DIR": folder, **{key: os.environ[key] for key in ("HV_KVM_DEVICE", "HV_TEST_ID", "ASAN_OPTIONS") if key in os.environ}}
+    kept = {key: os.environ[key] for key in ("HV_KVM_DEVICE", "HV_TEST_ID", "ASAN_OPTIONS") if key in os.environ}
+    return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": folder, "TMPDIR": folder, "LANG": "C", "LC_ALL": "C",
+            "XDG_RUNTIME_DIR": folder, **kept}
 
 
 def fill(run, child, status):
@@ -241,8 +275,8 @@ def fill(run, child, status):
         run.ended = "forbidden"
     elif child.why:
         run.ended = child.why
-    elif not ends:
-        run.ended, run.status = "lost", status
+    elif not ends or status != 0:
+        run.ended, run.status = "lost", status  # the recorder itself gave up: nobody's mistake but the machine's
     elif ends[-1].get("why") in ("signal", "killed") or run.signal:
         run.ended = "signal"
     elif ends[-1].get("why") == "forbidden":
@@ -259,7 +293,7 @@ def regular(path):
 
 
 def execute(sandbox, program, *, record, folder, stdin=b"", dump=(), read=(), write=(), answers=False,
-            calibrate=None, stop=None):
+            calibrate=None, generous=True, stop=None):
     """One run under observe. program: a list, or a function of the answers' descriptor that gives one."""
     run = Run(os.path.basename(record), program, record)
     def command(descriptor):
@@ -271,10 +305,9 @@ def execute(sandbox, program, *, record, folder, stdin=b"", dump=(), read=(), wr
         file.write(stdin)
         file.seek(0)
         child = Child(command, file, environment(folder), folder, answers, record, stop)
-    calibration = Calibration(calibrate) if calibrate else None
-    if calibration:
-        status = child.finish(patience(child, calibration))
-        run.allowed, run.reference = calibration.allowed(), calibration.seconds
+    if calibrate:
+        status = child.finish(patience(child, calibrate, generous))
+        run.allowed, run.reference = calibrate.allowed(), calibrate.seconds
     else:
         status = child.finish(lambda: child.started + REFERENCE_MOST)
     return fill(run, child, status)

@@ -94,7 +94,8 @@ class Report:
     def tasks(self):
         lines = []
         for task in self.result["tasks"]:
-            tests = [t for t in self.result["tests"] if t["task"] == task["number"] and not t["extra"] and not t["hidden"]]
+            tests = [t for t in self.result["tests"]
+                     if t["task"] == task["number"] and not t["extra"] and not t["hidden"]]
             if tests:
                 lines.append(f"  Task {task['number']}: {task['title']}   {points(task['score'], task['max'])}")
                 lines += self.tests(tests)
@@ -128,7 +129,7 @@ class Report:
         if result["verdict"]:
             return [f"  next: hvlab explain {result['verdict']['id']}"]
         if not failed:
-            return ["  next: hvlab submit {0}, or the challenges of docs/labs/lab{0:02d}.md".format(lab)] if not self.my_own else []
+            return [f"  next: hvlab submit {lab}, or the challenges of docs/labs/lab{lab:02d}.md"]
         first = failed[0]
         lines = [f"  next: hvlab hint {lab}" + (f" --task {first['task']}" if first["task"] else "")]
         if first["diagnosis"]:

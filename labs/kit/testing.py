@@ -14,6 +14,7 @@ from kit import build, run as running
 from kit.lab import LabError
 
 ENOSYS = -38
+HUNG_OFTEN = 4  # a submission that hangs so often won't be waited for any longer than it must
 FORBIDDEN = {"fork": "FORK_FORBIDDEN", "exec": "EXEC_FORBIDDEN", "kill": "KILL_FORBIDDEN", "file": "FILE_FORBIDDEN",
              "network": "NETWORK_FORBIDDEN", "ptrace": "PTRACE_FORBIDDEN"}
 
@@ -225,9 +226,18 @@ class Session:
             os.chmod(path, mode)
         self.stop = stop or threading.Event()
         self._references, self._lock, self._runs = {}, threading.Lock(), 0
+        self._hung = 0
+        # A reference may still run when the program for which it was asked has ended.
+        self._over, self._calibrations = threading.Event(), []
 
     def stopped(self):
         return self.stop.is_set()
+
+    def close(self):
+        """Ends what still runs. Call it before the scratch folder goes."""
+        self._over.set()
+        for calibration in self._calibrations:
+            calibration.join()
 
     def _room(self):
         """A fresh folder that the program may write to."""
@@ -246,10 +256,15 @@ class Session:
     def execute(self, path, program, args, stdin, dump, answers, record, files):
         def measure():
             return self.reference_seconds(program, args, stdin, files)
+        calibration = running.Calibration(measure)
+        with self._lock:
+            self._calibrations.append(calibration)
         run = running.execute(self.builder.sandbox, self._words(path, program, args), record=record, folder=self._room(),
-                              stdin=stdin, dump=dump, read=[path], write=[files], answers=answers, calibrate=measure,
-                              stop=self.stop)
+                              stdin=stdin, dump=dump, read=[path], write=[files], answers=answers, calibrate=calibration,
+                              generous=self._hung < HUNG_OFTEN, stop=self.stop)
         run.program_name = program
+        with self._lock:
+            self._hung += run.ended == "timeout"
         return run
 
     def reference_seconds(self, program, args, stdin, files):
@@ -265,7 +280,7 @@ class Session:
                 record = os.path.join(self.records, f"reference-{threading.get_ident()}.trace")
                 run = running.execute(self.builder.sandbox, self._words(path, program, args), record=record,
                                       folder=self._room(), stdin=stdin, read=[path], write=[files], answers=program == "rig",
-                                      stop=self.stop)
+                                      stop=self._over)
                 lock[1] = run.seconds
                 for end in ("", ".mem"):
                     if os.path.exists(record + end):

@@ -257,6 +257,7 @@
 			const y = host + HOST + n * LANE;
 			node("text", { x: 8, y: y + 30 }, svg, l.name);
 			node("text", { class: "quiet", x: 8, y: y + 46 }, svg, l.exits.toLocaleString("en") + (l.exits === 1 ? " exit" : " exits"));
+			if (l.tids.length) node("text", { class: "quiet", x: 8, y: y + 60 }, svg, l.tids.length === 1 ? "thread " + l.tids[0] : l.tids.length + " threads");
 			shapes(svg, l.vcpu, y + 4);
 			lane(svg, l.vcpu, y);
 			ticks(svg, l.vcpu, y + 58);
@@ -448,16 +449,16 @@
 	function showExit(e) {
 		const h = element("h2", details);
 		element("span", h, kinds[e.k].letter, "badge k-" + e.k);
-		h.append(" Exit " + e.n + " of " + laneName(e.v) + ": " + kinds[e.k].name);
+		h.append((e.ret === null ? " Entry " : " Exit ") + e.n + " of " + laneName(e.v) + ": " + kinds[e.k].name);
 		if (e.a || e.what !== e.k) element("p", details, e.what, "mono");
 		const cols = element("div", details, null, "cols"), left = element("div", cols), right = element("div", cols);
 		facts(left, [
 			["What it is", kinds[e.k].meaning], ["Port or address", e.a, true], ["Data", bytes(e.data) || e.value, true],
 			["Answer", bytes(e.reply), true], ["No device answered", e.lost ? "the write is lost, a read gives all ones" : ""],
-			["Result of KVM_RUN", e.ret], ["immediate_exit", e.imm ? "was set at entry" : ""], ["Suberror", e.sub],
+			["Result of KVM_RUN", e.ret === null ? "none: it never came back" : e.ret], ["immediate_exit", e.imm ? "was set at entry" : ""], ["Suberror", e.sub],
 			["Interrupts", [e.win ? "a window was asked for" : "", e.ready ? "the vCPU is ready for one" : "", e.if ? "IF is set" : ""].filter(Boolean).join(", ")],
-			["Thread", e.tid], ["Came back at", duration(e.t1)], ["In the guest before", duration(guestTime(e))],
-			["In user space after", e.again ? duration(e.u) : "the vCPU was not entered again"]
+			["Thread", e.tid], [e.ret === null ? "Ended at" : "Came back at", duration(e.t1)], ["In the guest before", duration(guestTime(e))],
+			["In user space after", e.ret === null ? null : e.again ? duration(e.u) : "the vCPU was not entered again"]
 		]);
 		const told = between(e);
 		if (told.length) {

@@ -179,13 +179,18 @@ class Model:
         self.unshown = 0
         self.end = 0
 
+    @property
+    def returned(self) -> int:
+        """How many exits there were: each entry but those that the program's end cut off."""
+        return self.exits.count - (self.kinds["inside"].count if "inside" in self.kinds else 0)
+
     def lane(self, vcpu: int):
         """The time line of a vCPU; False when there are too many of them."""
         if vcpu not in self.lanes:
             if len(self.lanes) >= LANES_MAX:
                 self.unshown += 1
                 return False
-            self.lanes[vcpu] = {"vcpu": vcpu, "name": lane_name(vcpu), "exits": 0}
+            self.lanes[vcpu] = {"vcpu": vcpu, "name": lane_name(vcpu), "exits": 0, "tids": []}
         return True
 
     def thread(self, tid, role: str):
@@ -204,7 +209,10 @@ class Model:
         item["k"] = kind.key
         item.setdefault("u", None)
         self.open[item["v"]] = item
-        self.lanes[item["v"]]["exits"] += 1
+        lane = self.lanes[item["v"]]
+        lane["exits"] += kind.key != "inside"
+        if item["tid"] is not None and item["tid"] not in lane["tids"] and len(lane["tids"]) < 9:
+            lane["tids"].append(item["tid"])
         self.reach(item["t1"])
         total = self.kinds[kind.key]
         total.count += 1
@@ -238,18 +246,23 @@ class Model:
         """Special registers hardly ever change: each set is kept once."""
         if not isinstance(value, dict):
             return None
-        flat: dict[str, str] = {}
-        for key, inner in list(value.items())[:40]:
-            for name, number in (list(inner.items())[:16] if isinstance(inner, dict) else [("", inner)]):
-                if whole(number) is not None:
-                    flat[clean(f"{key}.{name}".rstrip("."), 40)] = f"{number:#x}"
-        text = json.dumps(flat, sort_keys=True)
+        text = json.dumps(value)
         if text not in self.sregs_index:
             if len(self.sregs) >= 4096:
                 return None
             self.sregs_index[text] = len(self.sregs)
-            self.sregs.append(flat)
+            self.sregs.append(flatten(value))
         return self.sregs_index[text]
+
+
+def flatten(value: dict) -> dict[str, str]:
+    """{"cs": {"base": 1}} becomes {"cs.base": "0x1"}."""
+    flat = {}
+    for key, inner in list(value.items())[:40]:
+        for name, number in (list(inner.items())[:16] if isinstance(inner, dict) else [("", inner)]):
+            if whole(number) is not None:
+                flat[clean(f"{key}.{name}".rstrip("."), 40)] = f"{number:#x}"
+    return flat
 
 
 # --- observe's record --------------------------------------------------------------------------------------------------
@@ -278,7 +291,7 @@ def add_run(model: Model, event: dict) -> bool:
     entered, took, vcpu = time_of(event.get("t")), time_of(event.get("d")), lane_of(event)
     if entered is None or took is None or vcpu is None:
         return False
-    ret = whole(event.get("ret"), 0)
+    ret = whole(event.get("ret"))  # none: KVM_RUN was still running when the program ended
     reason = event.get("reason") if isinstance(event.get("reason"), str) else None
     io, mmio = (event.get(k) if isinstance(event.get(k), dict) else {} for k in ("io", "mmio"))
     address = size = count = None
@@ -307,10 +320,7 @@ def add_run(model: Model, event: dict) -> bool:
             item[key] = 1
     if whole(event.get("suberror")) is not None:
         item["sub"] = event["suberror"]
-    if (regs := keep_regs(event.get("regs"))) is not None:
-        item["r"] = regs
-    if (sregs := model.keep_sregs(event.get("sregs"))) is not None:
-        item["s"] = sregs
+    item["raw"] = (event.get("regs"), event.get("sregs"))  # made into texts by finish(), for those that are shown
     model.thread(item["tid"], lane_name(vcpu))
     model.add_exit(item, kind, address)
     return True
@@ -396,11 +406,8 @@ def add_start(model: Model, event: dict) -> bool:
 ADD = {"run": add_run, "ioctl": add_ioctl, "start": add_start}
 
 
-def short_int(text: str) -> int:
-    """No number of a record is long; one with a million digits would take minutes to convert."""
-    if len(text) > 40:
-        raise ValueError("a number of more than 40 digits")
-    return int(text)
+# No number of a record is long; one with a million digits takes long to convert.
+LONG_NUMBER = re.compile(rb"[\[:,\s-][0-9]{41}")  # not in a string of bytes, which begins with a quote
 
 
 def read_lines(model: Model, file) -> None:
@@ -417,7 +424,7 @@ def read_lines(model: Model, file) -> None:
         if not line.strip():
             continue
         try:
-            event = json.loads(line, parse_int=short_int)
+            event = None if len(line) > 20_000 and LONG_NUMBER.search(line) else json.loads(line)
             known = isinstance(event, dict) and ADD.get(event.get("k"), add_mark)(model, event)
         except (ValueError, RecursionError, TypeError, OverflowError):
             known = False
@@ -483,8 +490,10 @@ def read_chrome(model: Model, file) -> None:
     text = file.read(FILE_MAX + 1)
     if len(text) > FILE_MAX:
         raise Damaged(f"it is larger than {FILE_MAX >> 20} MiB; trace a shorter run")
+    if LONG_NUMBER.search(text):
+        raise Damaged("it holds a number of more than 40 digits")
     try:
-        whole_file = json.loads(text, parse_int=short_int)
+        whole_file = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise Damaged(f"its JSON is damaged: {clean(str(error))}") from None
     events = whole_file.get("traceEvents") if isinstance(whole_file, dict) else whole_file
@@ -525,6 +534,12 @@ def load(path: pathlib.Path, limit: int = DEFAULT_LIMIT) -> Model:
 
 
 def finish(model: Model) -> None:
+    for _, item in model.exits.items():
+        regs, sregs = item.pop("raw", (None, None))
+        if (text := keep_regs(regs)) is not None:
+            item["r"] = text
+        if (number := model.keep_sregs(sregs)) is not None:
+            item["s"] = number
     for series, name in ((model.exits, "exits"), (model.ioctls, "ioctls"), (model.marks, "marks")):
         kept = len(series.items())
         if kept < series.count:
@@ -577,7 +592,7 @@ def execute(args: argparse.Namespace) -> int:
         print(f"hvlab view: {error.filename or output}: {error.strerror}", file=sys.stderr)
         return 1
     if output != "-":
-        print(f"{output}: {model.exits.count} exits of {len(model.lanes)} vCPU{'' if len(model.lanes) == 1 else 's'}; "
+        print(f"{output}: {model.returned} exit{'' if model.returned == 1 else 's'} of {len(model.lanes)} vCPU{'' if len(model.lanes) == 1 else 's'}; "
               "open it in a browser")
     return 0
 

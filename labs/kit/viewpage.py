@@ -175,7 +175,8 @@ def render(model) -> str:
     paths = find_paths(items)
     style, script = asset("view.css"), asset("view.js")
     about = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in model.about)
-    numbers = (f"{model.exits.count:,} exits on {len(model.lanes)} vCPU{'' if len(model.lanes) == 1 else 's'}, "
+    count = model.returned
+    numbers = (f"{count:,} exit{'' if count == 1 else 's'} on {len(model.lanes)} vCPU{'' if len(model.lanes) == 1 else 's'}, "
                f"{model.ioctls.count:,} other ioctls, {duration(model.end)}")
     notes = "".join(f"<p>{escape(n)}</p>" for n in model.notes)
     threads = [f'<tr><td class="num">{tid}</td><td>{escape(role or "other")}</td></tr>' for tid, role in sorted(model.threads.items())]

@@ -118,7 +118,7 @@ def its_reserved_pages_are_placed(t):
             t.require(told, "TSS_MISPLACED", name=name, want=want, how="never called")
             got = told[0].arg if name == "KVM_SET_TSS_ADDR" else told[0].args.get("addr")
             t.require(told[0].ret == 0 and got == want, "TSS_MISPLACED", name=name, want=want,
-                      how=f"given {got:#x}" if got is not None else f"given {told[0].arg:#x}, where nothing can be read")
+                      how=f"given {got:#x}" if got is not None else f"given {told[0].arg:#x}, no readable address")
         t.credit(0.5)
     need(t, answers[3], 2)
 

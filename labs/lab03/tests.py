@@ -339,13 +339,16 @@ def check_told(t, run, slots):
 
 
 def ask(t, slots, questions):
-    """mem_at for each (gpa, length); returns the run and its answers to them."""
-    run = t.rig(script(WITH_VM, [f"mem_add {g:#x} {s:#x}" for g, s in slots],
+    """mem_at for each (gpa, length); returns the run and its answers to them. One that says no to all gets nowhere."""
+    plain = slots[0][0]
+    run = t.rig(script(WITH_VM, [f"mem_add {g:#x} {s:#x}" for g, s in slots], f"mem_at {plain:#x} 1",
                        [f"mem_at {g:#x} {n:#x}" for g, n in questions])[0])
     for answer, (g, s) in zip(run.answers[len(WITH_VM):], slots):
         added(t, answer, g, s)
     check_told(t, run, slots)
-    return run, run.answers[len(WITH_VM) + len(slots):]
+    first, *answers = run.answers[len(WITH_VM) + len(slots):]
+    t.require(first["there"], "ACCESS_REFUSED", gpa=hex(plain), length="0x1")
+    return run, answers
 
 
 @test(task=4)

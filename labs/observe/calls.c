@@ -232,7 +232,7 @@ static bool enter_known(struct session *s, struct task *t)
 	case SYS_link:
 	case SYS_linkat:
 	case SYS_bind:
-		files_one_more(s, t);
+		files_one_more(s);
 		return false;
 	case SYS_ioctl:
 		return enter_ioctl(s, t);

@@ -23,7 +23,7 @@
 static bool harmless(const char *path)
 {
 	static const char *const folders[] = {"/usr/",       "/lib",        "/etc/",      "/sys/",
-					      "/dev/",       "/bin/",       "/opt",       "/opt",
+					      "/dev/",       "/bin/",       "/opt",       "/gnu/store/",
 					      "/nix/store/", "/proc/self/", "/proc/sys/", "/run/"};
 	static const char *const files[] = {"/proc/cpuinfo",     "/proc/meminfo", "/proc/stat",
 					    "/proc/filesystems", "/proc/mounts",  "/proc/version",
@@ -79,6 +79,9 @@ bool open_entered(struct session *s, struct task *t)
 	peek_text(s, t, c->args[at ? 1 : 0], c->path, sizeof(c->path));
 	c->folder = at ? (int)c->args[0] : AT_FDCWD;
 	c->creates = flags & O_CREAT;
+	/* An older Landlock takes this for reading. */
+	if (flags & O_TRUNC && (flags & O_ACCMODE) == O_RDONLY)
+		trace_forbidden(s, t->tid, "file", c->path);
 	return (flags & (O_ACCMODE | O_CREAT | O_TRUNC)) != O_RDONLY || !harmless(c->path);
 }
 
@@ -109,6 +112,17 @@ static void whole_path(const struct task *t, char *path, size_t size)
 	snprintf(path, size, "%s/%s", folder + above, t->call.path);
 }
 
+/* A file of one's own for notes, say. It is refused, and meant no harm. */
+static bool in_tmp(const char *path)
+{
+	static const char *const folders[] = {"/tmp/", "/var/tmp/"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(folders); i++)
+		if (!strncmp(path, folders[i], strlen(folders[i])) && !strchr(path + strlen(folders[i]), '/'))
+			return access(path, F_OK) < 0;
+	return false;
+}
+
 /* Something is there for us that isn't there for the program. */
 static bool hidden(const char *path, bool creates)
 {
@@ -125,10 +139,10 @@ static bool hidden(const char *path, bool creates)
 	return access(folder, F_OK) == 0;
 }
 
-void files_one_more(struct session *s, const struct task *t)
+void files_one_more(struct session *s)
 {
 	if (++s->files > FILES_MAX)
-		trace_forbidden(s, t->tid, "file", "too many new files");
+		trace_flood(s, "files");
 }
 
 void open_returned(struct session *s, const struct task *t, int64_t ret)
@@ -137,11 +151,13 @@ void open_returned(struct session *s, const struct task *t, int64_t ret)
 	bool refused = ret == -EACCES || ret == -EPERM || ret == -EROFS;
 
 	if (ret >= 0 && t->call.creates && !s->opt->plain)
-		files_one_more(s, t);
+		files_one_more(s);
 	/* Its own pipe, opened anew: with another's as its standard output that fails, and means no harm. */
 	if (ret >= 0 || !strncmp(t->call.path, "/proc/self/fd/", 14))
 		return;
 	whole_path(t, path, sizeof(path));
+	if (in_tmp(path))
+		return;
 	if (refused || (ret == -ENOENT && s->opt->drop && hidden(path, t->call.creates)))
 		trace_forbidden(s, t->tid, "file", path);
 }

@@ -143,8 +143,18 @@ static const unsigned refused[] = {
 	SYS_fallocate,
 };
 
-/* By path these reach beyond Landlock; a linker makes its result executable so. */
-static const unsigned refused_not_plain[] = {SYS_chmod, SYS_fchmodat, SYS_utime, SYS_utimes, SYS_futimesat};
+/* Newer than some distributions' sys/syscall.h. */
+#define CALL_fchmodat2     452
+#define CALL_setxattrat    463
+#define CALL_removexattrat 466
+#define CALL_file_setattr  469
+
+/* These reach files that Landlock knows nothing of, in all or in older kernels; a linker makes its result
+ * executable so. */
+static const unsigned refused_not_plain[] = {
+	SYS_chmod,     SYS_fchmodat, CALL_fchmodat2,  SYS_utime,          SYS_utimes,        SYS_futimesat,
+	SYS_utimensat, SYS_truncate, CALL_setxattrat, CALL_removexattrat, CALL_file_setattr,
+};
 
 static bool in(const struct forbidden *list, size_t count, uint64_t nr, const struct forbidden **found)
 {

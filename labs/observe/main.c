@@ -263,6 +263,7 @@ static void note_start(struct session *s)
 	out_close(&s->out, ']');
 	out_text(&s->out, "backend", backend);
 	out_bool(&s->out, "sandbox", s->opt->sandbox);
+	out_i64(&s->out, "landlock", landlock_version());
 	out_bool(&s->out, "registers", (s->state.sync & KVM_SYNC_X86_REGS) != 0);
 	out_close(&s->out, '}');
 	out_end_line(&s->out);
@@ -279,6 +280,8 @@ static void note_end(struct session *s)
 	WIFEXITED(s->status) ? out_i64(o, "status", WEXITSTATUS(s->status)) : out_null(o, "status");
 	WIFSIGNALED(s->status) ? out_i64(o, "signal", WTERMSIG(s->status)) : out_null(o, "signal");
 	out_text(o, "why", whys[s->why]);
+	if (s->limit)
+		out_text(o, "limit", s->limit);
 	out_close(o, '}');
 	out_end_line(o);
 	out_flush(o);

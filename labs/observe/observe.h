@@ -167,9 +167,10 @@ struct session {
 	pid_t pid;
 	uint64_t started, killed_at, runs, files;
 	enum why why;
-	bool execed, killed;
-	int status; /* of the program, as waitpid tells it */
-	int memory; /* FILE.mem, -1 without */
+	const char *limit;         /* of WHY_FLOOD: which one */
+	bool execed, killed, kept; /* kept: the last dumps are made, and no vCPU ran since */
+	int status;                /* of the program, as waitpid tells it */
+	int memory;                /* FILE.mem, -1 without */
 	uint64_t memory_end;
 };
 
@@ -178,6 +179,7 @@ uint64_t since(const struct session *s); /* ns since the program's start */
 struct task *task_find(const struct session *s, pid_t tid);
 int trace_program(struct session *s, int errors);
 void trace_kill(struct session *s, enum why why);
+void trace_flood(struct session *s, const char *limit); /* a limit was passed */
 void trace_forbidden(struct session *s, pid_t tid, const char *what, const char *detail);
 
 /* Reads the program's memory, or that of a process that it started; the bytes that were there. */
@@ -197,7 +199,7 @@ void call_cut_short(struct session *s, struct task *t);
 /* True: what becomes of this open is to be seen, too. */
 bool open_entered(struct session *s, struct task *t);
 void open_returned(struct session *s, const struct task *t, int64_t ret);
-void files_one_more(struct session *s, const struct task *t); /* a new name in the file system */
+void files_one_more(struct session *s); /* a new name in the file system */
 
 /* --- decode.c, run.c --------------------------------------------------------------------------------------- */
 
@@ -225,6 +227,7 @@ void dump_last(struct session *s);       /* all VMs */
  * In the child, before exec. A sentence of what failed is put into why; then the program must not be started.
  */
 int sandbox_enter(const struct options *o, char *why, size_t size);
+long landlock_version(void);                                     /* 0: the kernel has none */
 int room_enter(const struct options *o, char *why, size_t size); /* root's: a private file system tree */
 int filter_load(const struct options *o);
 /* What a call that stops is, when it's none that the program may make: fork, exec, ...; else NULL. */

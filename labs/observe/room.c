@@ -125,9 +125,9 @@ static int make_device(const struct options *o, int host)
 		return -1;
 	snprintf(to, sizeof(to), "%s%s", BASE, o->kvm);
 	make_folders(o->kvm);
-	if (mknod(to, S_IFCHR | 0600, st.st_rdev) < 0 || chown(to, o->uid, o->gid) < 0)
-		return -1;
-	return 0;
+	if (mknod(to, S_IFCHR | 0600, st.st_rdev) == 0 && chown(to, o->uid, o->gid) == 0)
+		return 0;
+	return bind(host, o->kvm, true); /* root of a container may not: then the host's modes decide */
 }
 
 #define SOURCES_MAX (2 * PATHS_MAX + 40)

@@ -67,6 +67,7 @@ void run_entered(struct session *s, struct task *t)
 	if (c->replied)
 		memcpy(c->reply, answer, c->reply_length);
 	v->awaited.length = 0;
+	s->kept = false;
 	if (v->run)
 		v->run->kvm_valid_regs |= WANTED_REGS & s->state.sync;
 	if (!v->vm->ran) {
@@ -241,7 +242,7 @@ void run_returned(struct session *s, struct task *t, int64_t ret)
 		state_at_exit(s, o, &run);
 	end(s);
 	if (s->opt->limit_runs && ++s->runs >= s->opt->limit_runs)
-		trace_kill(s, WHY_FLOOD);
+		trace_flood(s, "runs");
 }
 
 /* The program ended, or was ended, inside. */

@@ -27,6 +27,8 @@ const char *const system_paths[] = {
 	"/libx32",
 	"/bin",
 	"/nix/store",
+	"/gnu/store",
+	"/opt",
 	"/etc",
 	"/dev/null",
 	"/dev/zero",
@@ -98,10 +100,17 @@ static void add_rules(int ruleset, uint64_t handled, const struct options *o)
 		allow(ruleset, handled, o->write[i], WRITING | (o->plain ? LANDLOCK_ACCESS_FS_EXECUTE : 0));
 }
 
+long landlock_version(void)
+{
+	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+
+	return abi < 0 ? 0 : abi;
+}
+
 static int lock_files(const struct options *o)
 {
 	struct ruleset attr = {.fs = FS_ABI_1};
-	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+	long abi = landlock_version();
 	int ruleset, rc;
 
 	if (abi < 1)
@@ -160,9 +169,15 @@ static void be_the_first_to_go(void)
 
 static int drop_rights(const struct options *o)
 {
+	struct stat st;
+	bool grouped;
+
 	if (!o->drop)
 		return 0;
-	if (setgroups(0, NULL) < 0 || setresgid(o->gid, o->gid, o->gid) < 0)
+	/* Where no private tree could be made, the group that the host gives its device to will do. */
+	grouped = !o->plain && stat(o->kvm, &st) == 0 && (st.st_mode & 0060) == 0060;
+	if (setgroups(grouped ? 1 : 0, grouped ? &st.st_gid : NULL) < 0 ||
+	    setresgid(o->gid, o->gid, o->gid) < 0)
 		return -1;
 	return setresuid(o->uid, o->uid, o->uid);
 }
@@ -192,8 +207,7 @@ int sandbox_enter(const struct options *o, char *why, size_t size)
 	if (o->folder && chdir(o->folder) < 0)
 		return failed(why, size, o->folder);
 	if (!o->plain && access(o->kvm, R_OK | W_OK) < 0)
-		return failed(why, size,
-			      "the program can't be given KVM's device, which others may not open");
+		return failed(why, size, "the program's user may not open KVM's device");
 	if (lock_files(o) < 0)
 		return failed(why, size, "Landlock refuses its rules");
 	if (filter_load(o) < 0)

@@ -90,6 +90,14 @@ struct task *task_find(const struct session *s, pid_t tid)
 	return NULL;
 }
 
+static bool is_thread(const struct session *s, pid_t tid)
+{
+	char path[48];
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d", s->pid, tid);
+	return access(path, F_OK) == 0;
+}
+
 /* The new thread's own stop may come before its parent's event: whoever is first makes it. */
 static struct task *task_make(struct session *s, pid_t tid)
 {
@@ -106,6 +114,7 @@ static struct task *task_make(struct session *s, pid_t tid)
 	}
 	s->tasks = more;
 	t->tid = tid;
+	t->outside = !is_thread(s, tid);
 	s->tasks[s->task_count++] = t;
 	return t;
 }
@@ -141,14 +150,23 @@ void trace_kill(struct session *s, enum why why)
 	kill_all(s);
 }
 
+void trace_flood(struct session *s, const char *limit)
+{
+	if (!s->killed)
+		s->limit = limit;
+	trace_kill(s, WHY_FLOOD);
+}
+
 void trace_forbidden(struct session *s, pid_t tid, const char *what, const char *detail)
 {
 	struct out *o = &s->out;
 
 	if (s->killed)
 		return;
-	if (s->opt->plain) /* in a compiler's words, as it is a compiler */
-		fprintf(stderr, "observe: error: can't open %s: Permission denied (%s)\n", detail, what);
+	if (s->opt->plain && !strcmp(what, "file")) /* in a compiler's words, as it is one */
+		fprintf(stderr, "observe: error: can't open %s: Permission denied\n", detail);
+	else if (s->opt->plain)
+		fprintf(stderr, "observe: error: %s is forbidden: %s\n", what, detail);
 	out_open(o, NULL, '{');
 	out_text(o, "k", "forbidden");
 	out_u64(o, "t", since(s));
@@ -181,18 +199,14 @@ static uint64_t read_proc(const struct session *s, const char *name, const char 
 static void check_amounts(struct session *s)
 {
 	const struct options *o = s->opt;
-	char text[64];
 
 	if (!o->sandbox || o->plain)
 		return;
 	/* statm: all pages, then those in memory */
-	if (o->limit_memory &&
-	    read_proc(s, "statm", " ") * (uint64_t)sysconf(_SC_PAGESIZE) > o->limit_memory) {
-		snprintf(text, sizeof(text), "more than %llu bytes", (unsigned long long)o->limit_memory);
-		trace_forbidden(s, s->pid, "memory", text);
-	}
+	if (o->limit_memory && read_proc(s, "statm", " ") * (uint64_t)sysconf(_SC_PAGESIZE) > o->limit_memory)
+		trace_flood(s, "memory");
 	if (o->limit_output && read_proc(s, "io", "wchar: ") > o->limit_output)
-		trace_kill(s, WHY_FLOOD);
+		trace_flood(s, "output");
 }
 
 static void tick(struct session *s)
@@ -238,7 +252,7 @@ static void at_return(struct session *s, struct task *t)
 		call_returned(s, t, info.exit.rval);
 }
 
-static void at_clone(struct session *s, struct task *t, bool thread)
+static void at_clone(struct session *s, struct task *t)
 {
 	unsigned long tid = 0;
 	struct out *o = &s->out;
@@ -247,7 +261,6 @@ static void at_clone(struct session *s, struct task *t, bool thread)
 	if (ptrace(PTRACE_GETEVENTMSG, t->tid, 0, &tid) < 0)
 		return;
 	fresh = task_make(s, (pid_t)tid);
-	fresh->outside = !thread || t->outside;
 	if (s->task_count > TASKS_MAX)
 		trace_forbidden(s, t->tid, "fork", "too many processes or threads");
 	if (fresh->outside)
@@ -272,8 +285,10 @@ static void at_exit(struct session *s, struct task *t)
 	for (unsigned i = 0; i < s->task_count; i++)
 		others += !s->tasks[i]->exiting && !s->tasks[i]->outside;
 	call_cut_short(s, t);
-	if (!t->outside && !s->killed && (t->tid == s->pid || others == 0 || WIFSIGNALED((int)status)))
-		dump_last(s);
+	if (t->outside || s->killed || s->kept || (t->tid != s->pid && others && !WIFSIGNALED((int)status)))
+		return;
+	dump_last(s);
+	s->kept = true;
 }
 
 static void stopped(struct session *s, struct task *t, int status)
@@ -285,11 +300,9 @@ static void stopped(struct session *s, struct task *t, int status)
 		at_call(s, t);
 		break;
 	case PTRACE_EVENT_CLONE:
-		at_clone(s, t, true);
-		break;
 	case PTRACE_EVENT_FORK:
 	case PTRACE_EVENT_VFORK:
-		at_clone(s, t, false);
+		at_clone(s, t);
 		break;
 	case PTRACE_EVENT_EXIT:
 		at_exit(s, t);

@@ -181,11 +181,13 @@ def autolab_yml(tree, number):
     ini.read(folder / "lab.ini", encoding="utf-8")
     problems = [(f"task{s[5:]}", ini[s]["title"]) for s in ini.sections() if s.startswith("task ")]
     sums = task_points(tree, number)
-    lines = ["---", "general:", f"  name: hvlab{number:02d}", f"  display_name: {json.dumps('Lab %d: %s' % (number, ini['lab']['title']))}",
+    lines = ["---", "general:", f"  name: hvlab{number:02d}",
+             f"  display_name: {json.dumps('Lab %d: %s' % (number, ini['lab']['title']))}",
              "  handin_filename: handin.tar.gz", "  handin_directory: handin", "  max_size: 4",
              "  has_svn: false", "problems:"]
     for name, title in problems:
-        lines += [f"- name: {name}", f"  description: {json.dumps(title)}", f"  max_score: {sums.get(name, 0):g}", "  optional: false"]
+        lines += [f"- name: {name}", f"  description: {json.dumps(title)}", f"  max_score: {sums.get(name, 0):g}",
+                  "  optional: false"]
     lines += ["- name: hidden", "  description: \"Hidden tests\"",
               f"  max_score: {points(folder / 'hidden.ini', 'points'):g}", "  optional: false",
               "- name: extra", "  description: \"Challenges\"",
@@ -238,6 +240,9 @@ def release(term, handout, repo, out, users, fresh):
         write_sums(new)
         shutil.copyfile(final / "seeds.ini", new / "seeds.ini")
         os.chmod(new / "seeds.ini", 0o600)
+        for path in new.iterdir():
+            if path.name == staff_name or not path.name.startswith(top):
+                path.chmod(0o700 if path.is_dir() else 0o600)  # the staff's seed is inside
         shutil.rmtree(final)
         new.rename(final)
     return final

@@ -58,6 +58,8 @@ def ids(result):
 def story(result):
     """A result in short, for a failure."""
     lines = [f"{result['score']} of {result['max']}, seed {result['seed']}"]
+    if result["verdict"]:
+        lines.append(f"{result['verdict']['id']}: {result['verdict']['seen']}")
     if not result["compile"]["ok"]:
         lines.append(result["compile"]["output"][:1500])
     for t in result["tests"]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# limit: 90
+# limit: 120
 """observe: what it records of a VM is what happened, and a hostile program is named and harms nothing."""
 import json
 import os
@@ -22,12 +22,13 @@ STRETCH = int(os.environ["HV_STRETCH"])
 SAN = os.environ.get("HV_SAN", "")
 LIMIT = 20 * STRETCH
 NOBODY = 65534
-ENV = {**os.environ, "ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"}  # it would trace itself
 
 scratch = TMP / "scratch"
 scratch.mkdir()
 if os.geteuid() == 0:
     os.chown(scratch, NOBODY, NOBODY)
+# The leak checker would trace its own process.
+ENV = {**os.environ, "TMPDIR": str(scratch), "ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"}
 secret = TMP / "hidden.py"
 secret.write_text("the answers\n")
 
@@ -36,21 +37,23 @@ def check(ok, text, *details):
     if not ok:
         print("FAILED:", text, *map(repr, details))
         sys.exit(1)
-    print("ok  ", text)
+    print("ok  ", text, flush=True)
 
 
 class Record:
     """One run under observe."""
 
-    def __init__(self, *command, options=(), stop_after=None, **more):
+    def __init__(self, *command, options=(), stop_at=None, **more):
         self.path = TMP / "record"
+        self.path.unlink(missing_ok=True)
         words = [OBSERVE, "--trace", self.path, "--write", scratch, "--chdir", scratch, "--read", BUILD, *options, "--",
                  *command]
         more = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": ENV, **more}
         process = subprocess.Popen(list(map(str, words)), stdin=subprocess.DEVNULL, **more)
         try:
-            if stop_after is not None:
-                time.sleep(stop_after)
+            if stop_at is not None:
+                self.wait_for(stop_at)
+                time.sleep(0.2 * STRETCH)
                 process.terminate()
             self.out, self.err = process.communicate(timeout=LIMIT)
         finally:
@@ -59,6 +62,12 @@ class Record:
         self.status = process.returncode
         self.lines = [json.loads(line) for line in self.path.read_text().splitlines()]
         self.end = self.lines[-1]
+
+    def wait_for(self, text):
+        """Until it is in the record, which is written every few milliseconds."""
+        deadline = time.monotonic() + LIMIT
+        while time.monotonic() < deadline and not (self.path.exists() and text in self.path.read_text()):
+            time.sleep(0.01)
 
     def of(self, kind):
         return [line for line in self.lines if line["k"] == kind]
@@ -125,7 +134,7 @@ def memory_is_kept_before_it_goes():
         r = deed(name, options=["--dump", "last:0x1ff0:0x20"])
         check(r.memory("last", 0x2000, 2) == b"\x5a\x00", f"memory is kept {why}", r.lines[-3:])
     check(r.end == {**r.end, "signal": signal.SIGSEGV, "status": None, "why": "signal"}, "a crash is told", r.end)
-    r = deed("spin", options=["--dump", "last:0x1000:2"], stop_after=0.5 * STRETCH)
+    r = deed("spin", options=["--dump", "last:0x1000:2"], stop_at="KVM_SET_REGS")
     check(r.status == 0 and r.end["why"] == "killed", "SIGTERM ends the program", r.err, r.end)
     check(r.memory("last", 0x1000, 2) == b"\xeb\xfe", "memory is kept when the watchdog comes")
     last = r.of("run")[-1]
@@ -151,7 +160,7 @@ def many_threads():
         check([x["reason"] for x in mine] == ["io"] * 5 + ["hlt"] and {x["io"]["port"] for x in mine[:5]} == {0x10 + cpu},
               f"vCPU {cpu}'s exits", mine)
         check(len({x["tid"] for x in mine}) == 1, f"vCPU {cpu} has one thread")
-    check(len({x["tid"] for x in runs}) == 4 and {x["tid"] for x in runs} == {x["tid"] for x in r.of("thread")},
+    check(len({x["tid"] for x in runs}) == 4 and {x["tid"] for x in runs} <= {x["tid"] for x in r.of("thread")},
           "threads are told")
 
 
@@ -181,8 +190,9 @@ def exits_of(text):
 
 
 def hvrun_agrees():
-    for guest, options in (("hello.bin", []), ("exits.bin", []), ("smp", ["--cpus", "2"])):
-        for sandbox in ("on", "off"):
+    for guest, sandboxes, options in (("hello.bin", ("on", "off"), []), ("exits.bin", ("on",), []),
+                                      ("smp", ("on",), ["--cpus", "2"])):
+        for sandbox in sandboxes:
             r = Record(BUILD / "bin/hvrun", "--stats", "--sandbox", sandbox, *options, GUESTS / guest,
                        env={**ENV, "XDG_RUNTIME_DIR": str(scratch), "HOME": str(scratch)})
             told = exits_of(r.err.decode() + r.out.decode())
@@ -236,16 +246,19 @@ def hostile():
         victim.kill()
         victim.wait()
 
-    r = deed("endless_exits", stop_after=0.3 * STRETCH)
+    r = deed("endless_exits", stop_at='"reason":"io"')
     check(r.end["why"] == "killed" and len(r.of("run")) > 10, "exits without end are ended by SIGTERM", r.end)
-    r = deed("loop", stop_after=0.3 * STRETCH)
+    r = deed("loop", stop_at='"start"')
     check(r.end["why"] == "killed", "an endless loop is ended by SIGTERM", r.end)
-    named("memory", "memory", options=["--limit-memory", 128 << 20])
+    r = deed("memory", options=["--limit-memory", 128 << 20])
+    check(r.end["why"] == "flood" and r.end["limit"] == "memory", "memory without end is ended", r.end)
     r = deed("big_file", scratch / "big", options=["--limit-output", 1 << 20])
-    check(r.end["status"] == 7 and (scratch / "big").stat().st_size == 1 << 20, "10 GB into a file: cut at its limit", r.end)
+    check((r.end["status"] == 7 or r.end["why"] == "flood") and (scratch / "big").stat().st_size <= 1 << 20,
+          "10 GB into a file: cut at its limit", r.end)
     r = deed("rewrite", scratch / "big.one", options=["--limit-output", 10 << 20])
     check(r.end["why"] == "flood", "and all that is written counts", r.end)
-    named("file", "many_files", scratch, text="too many")
+    r = deed("many_files", scratch)
+    check(r.end["why"] == "flood" and r.end["limit"] == "files", "files without end, too", r.end)
     for left in [*scratch.glob("many.*"), *scratch.glob("big*")]:
         left.unlink()
 
@@ -263,9 +276,15 @@ def files_stay():
     r = deed("read", link)
     check(r.end["status"] != 42, "a link leads nowhere", r.end)
     link.unlink()
+    shared = TMP / "shared.h"
+    shared.write_text("text")
+    shared.chmod(0o666)
+    named("file", "empty", shared, options=["--read", shared])
+    check(shared.read_text() == "text", "what may be read is not emptied")
     for name in ("remove", "chmod", "truncate"):
         powerless(name, results)
     powerless("read", "/etc/shadow")
+    powerless("write", f"/tmp/notes.{os.getpid()}")
     check(text() == "zero points" and os.access(results, os.R_OK), "the results are as they were")
     check(not (TMP / "new.json").exists(), "and no file more")
     with socket.socket(socket.AF_UNIX) as server, tempfile.TemporaryDirectory(dir="/tmp") as folder:
@@ -297,7 +316,13 @@ def nothing_outlives_observe():
     deadline = time.monotonic() + LIMIT
 
     def there():
-        return subprocess.run(["pgrep", "-f", f"{mark} loop"], stdout=subprocess.PIPE, check=False).stdout.split()
+        found = []
+        for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                found += [path] if f"{mark}\0loop".encode() in path.read_bytes() else []
+            except OSError:
+                pass
+        return found
 
     while len(there()) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -312,7 +337,7 @@ def nothing_outlives_observe():
 # --- a compiler ------------------------------------------------------------------------------------------------------------
 def plain(*command, options=()):
     return subprocess.run([OBSERVE, "--plain", "--write", scratch, "--chdir", scratch, *map(str, options), "--",
-                           *map(str, command)], env={**ENV, "TMPDIR": str(scratch)}, stdin=subprocess.DEVNULL,
+                           *map(str, command)], env=ENV, stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=LIMIT, check=False)
 
 
@@ -353,13 +378,15 @@ def usage():
 
 def the_cost():
     """Not a benchmark: a bound that only a mistake would pass."""
-    times = [x["t"] for x in deed("exits", "500").of("run")]
+    times = [x["t"] for x in deed("exits", "300").of("run")]
     each = statistics.median(after - before for before, after in zip(times, times[1:])) / 1000
     check(each < 1000 * STRETCH * (5 if SAN else 1), f"a recorded exit takes {each:.0f} us")
 
 
-for test in (the_record_tells_what_happened, memory_is_kept_before_it_goes, several_vms_and_wrong_descriptors, many_threads,
-             a_kick, limits, hvrun_agrees, hostile, files_stay, a_flood_of_output, nothing_outlives_observe, a_compiler,
-             usage, the_cost):
-    print(f"--- {test.__name__}")
-    test()
+TESTS = (the_record_tells_what_happened, memory_is_kept_before_it_goes, several_vms_and_wrong_descriptors, many_threads,
+         a_kick, limits, hvrun_agrees, hostile, files_stay, a_flood_of_output, nothing_outlives_observe, a_compiler, usage,
+         the_cost)
+for test in TESTS:
+    if not sys.argv[1:] or test.__name__ in sys.argv[1:]:
+        print(f"--- {test.__name__}", flush=True)
+        test()

@@ -80,6 +80,7 @@ check(data["exits"][0]["u"] == 3000 and data["exits"][0]["t1"] - data["exits"][0
 check(last["u"] is None, "after the last exit nothing is known")
 lost = [e for e in data["exits"] if e.get("a") == "0xd0000000"][0]
 check(data["paths"][lost["p"]][4]["where"] == "no device", "where no device is")
+check([lane["tids"] for lane in data["lanes"]] == [[101], [102]], "the thread of each vCPU")
 check(data["kinds"]["io-out"]["letter"] == "O", "letters")
 check(len({k.letter for k in exits.KINDS}) == len(exits.KINDS), "each kind has a letter of its own")
 for want in ("KVM_SET_USER_MEMORY_REGION(", "guest_phys_addr: 0", "memory_size: 0x100000", "signal 10 to thread 101 (vCPU 0), inside",
@@ -91,6 +92,14 @@ policy = next(a["content"] for t, a in page.tags if a.get("http-equiv") == "Cont
 check("default-src 'none'" in policy and "unsafe" not in policy, "a strict policy")
 check(not any(k in a for _, a in page.tags for k in ("src", "href", "style", "onclick")), "nothing from elsewhere")
 check(not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text), "no address of the network")
+
+cut = Sample()
+cut.out(0, 0x3F8, "41")
+cut.add(k="run", t=cut.now[0], d=500, tid=101, vcpu=0, immediate=0, reason=None)
+page = Page(page_of("cut.trace", cut.text()))
+data = page.data()
+check([e["k"] for e in data["exits"]] == ["io-out", "inside"] and "1 exit on 1 vCPU" in page.text and data["lanes"][0]["exits"] == 1,
+      "an entry from which the program never came back is no exit", data)
 
 # --- hvrun's own trace -----------------------------------------------------------------------------------------------------
 chrome = TMP / "hello.json"

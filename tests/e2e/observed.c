@@ -266,7 +266,7 @@ static int do_kick(char **args)
 	need(pthread_create(&c.thread, NULL, cpu_thread, &c) == 0, "pthread_create");
 	while (!c.tid)
 		usleep(1000);
-	usleep(50000);
+	usleep(200000);
 	c.run->immediate_exit = 1;
 	syscall(SYS_tgkill, getpid(), c.tid, SIGUSR1);
 	pthread_join(c.thread, NULL);
@@ -473,6 +473,11 @@ static int do_truncate(char **args)
 	return truncate(args[0], 0) == 0 ? DONE_IT : 1;
 }
 
+static int do_empty(char **args)
+{
+	return open(args[0], O_RDONLY | O_TRUNC) >= 0 ? DONE_IT : 1; // NOLINT
+}
+
 static int do_kill(char **args)
 {
 	return kill(atoi(args[0]), SIGKILL) == 0 ? DONE_IT : 1;
@@ -614,6 +619,7 @@ static const struct deed {
 	{"remove", do_remove, 1},
 	{"chmod", do_chmod, 1},
 	{"truncate", do_truncate, 1},
+	{"empty", do_empty, 1},
 	{"kill", do_kill, 1},
 	{"kill_parent", do_kill_parent, 0},
 	{"kill_thread", do_kill_thread, 1},

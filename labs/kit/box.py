@@ -1,0 +1,354 @@
+"""The box: an emulated PC with AMD-V, so that everything here runs as on real hardware where the machine has none.
+
+QEMU's TCG emulates SVM with nested paging. The box boots Debian's or Ubuntu's own kernel there with kvm-amd, mounts this
+machine's files by 9p as its root, changes to the working directory and runs one command, or a shell. What the command
+prints and its exit status are passed through. Nothing is installed and nothing stays: kernel and modules are taken from
+the distribution's package and kept in the cache, the initial RAM disk is made anew each time.
+
+The command runs as root inside, with the rights of the user outside: QEMU opens the files. Rules: the kernel's
+Documentation/driver-api/early-userspace/buffer-format.rst (cpio) and filesystems/9p.rst; QEMU's manual.
+"""
+import argparse
+import ctypes
+import glob
+import gzip
+import lzma
+import os
+import re
+import select
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+import tty
+
+SHELL_LIMIT, COMMAND_LIMIT = 0, 600       # seconds; 0: none
+MEMORY, CPUS = 2048, 2
+BOOT_LIMIT = 90                           # until the command starts
+MODULES = ("kvm-amd", "virtio_pci", "9pnet_virtio", "9p")
+COMMAND_LINE = "console=ttyS0 panic=-1 mitigations=off tsc=reliable quiet loglevel=3"
+BEGUN, TIMED_OUT, FAILED, USAGE = b"\x01box\x02", 124, 1, 2
+
+
+class Trouble(Exception):
+    """Why the box can't run; a sentence with its cure."""
+
+
+# --- the kernel ---------------------------------------------------------------------------------------------------------
+def cache_folder():
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(base, "hvkit", "box")
+
+
+def words_of(command):
+    """What a command prints, or None where it fails or isn't there."""
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                              timeout=60, check=False, text=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def kernel_package():
+    """The name of the package with the newest kernel of this distribution: what its meta package depends on."""
+    for meta in ("linux-image-amd64", "linux-image-generic", "linux-image-virtual"):
+        found = re.search(r"Depends: (linux-image-\S+)", words_of(["apt-cache", "depends", meta]) or "")
+        if found:
+            return found.group(1)
+    raise Trouble("no kernel package is known here: run `apt-get update` first; on a distribution without apt give --kernel "
+                  "FOLDER, where a package with a kernel was unpacked (boot/vmlinuz-*, lib/modules/*)")
+
+
+def unpack(package, folder, say):
+    """Fetches packages of this distribution and unpacks them side by side under folder."""
+    for name in package:
+        say(f"fetching {name} (once; it is kept in {cache_folder()})")
+        done = subprocess.run(["apt-get", "download", name], cwd=folder, stdin=subprocess.DEVNULL, timeout=900, check=False,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        files = glob.glob(os.path.join(folder, name + "_*.deb"))
+        if done.returncode or not files:
+            raise Trouble(f"{name} can't be fetched: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+        subprocess.run(["dpkg", "-x", files[0], folder], timeout=300, check=True)
+        os.unlink(files[0])
+
+
+def kernel_folder(say):
+    """A folder with boot/vmlinuz-* and lib/modules: from the cache, or fetched now and renamed into place."""
+    for ready in sorted(glob.glob(os.path.join(cache_folder(), "linux-image-*")), reverse=True):
+        if glob.glob(os.path.join(ready, "boot", "vmlinuz-*")):
+            return ready
+    name = kernel_package()
+    packages = [name]
+    if name.endswith("-generic"):          # Ubuntu keeps the modules in a package of their own
+        packages.append(name.replace("linux-image-", "linux-modules-"))
+    os.makedirs(cache_folder(), exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="fetch.") as folder:
+        inside = os.path.join(folder, "root")
+        os.mkdir(inside)
+        unpack(packages, inside, say)
+        if not glob.glob(os.path.join(inside, "boot", "vmlinuz-*")):
+            raise Trouble(f"{name} has no kernel in it")
+        final = os.path.join(cache_folder(), name)
+        try:
+            os.rename(inside, final)
+        except OSError:                    # somebody else was faster
+            if not os.path.isdir(final):
+                raise
+    return final
+
+
+def module_files(kernel):
+    """Where each module is: its name with underscores -> path."""
+    found = {}
+    for folder in ("lib/modules", "usr/lib/modules"):
+        for path in glob.glob(os.path.join(kernel, folder, "*", "kernel", "**", "*.ko*"), recursive=True):
+            found[os.path.basename(path).split(".ko")[0].replace("-", "_")] = path
+    return found
+
+
+def module_bytes(path):
+    """A module as insmod wants it. Distributions pack them with xz, gzip or zstd."""
+    with open(path, "rb") as file:
+        data = file.read()
+    if path.endswith(".xz"):
+        return lzma.decompress(data)
+    if path.endswith(".gz"):
+        return gzip.decompress(data)
+    if path.endswith(".zst"):
+        done = subprocess.run(["zstd", "-dc", path], stdout=subprocess.PIPE, timeout=60, check=False)
+        if done.returncode:
+            raise Trouble(f"{path} is packed with zstd: install zstd")
+        return done.stdout
+    return data
+
+
+def modules(kernel):
+    """[(name, bytes)] of what the box needs, each after those that it depends on (its own .modinfo says which)."""
+    files, order, done = module_files(kernel), [], set()
+
+    def add(name):
+        name = name.replace("-", "_")
+        if name in done or name not in files:  # built in, or another kernel's name
+            return
+        done.add(name)
+        data = module_bytes(files[name])
+        depends = re.search(rb"\0depends=([^\0]*)", data)
+        for other in filter(None, depends.group(1).decode().split(",") if depends else []):
+            add(other)
+        order.append((name, data))
+
+    for name in MODULES:
+        add(name)
+    if not any(name == "kvm_amd" for name, _ in order):
+        raise Trouble(f"{kernel} has no module kvm-amd")
+    return order
+
+
+# --- the initial RAM disk -----------------------------------------------------------------------------------------------
+def cpio(entries):
+    """An archive in the kernel's "newc" format of (name, mode, bytes)."""
+    out = bytearray()
+    for number, (name, mode, data) in enumerate([*entries, ("TRAILER!!!", 0, b"")], 1):
+        fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
+        out += b"070701" + b"".join(b"%08x" % f for f in fields) + name.encode() + b"\0"
+        out += b"\0" * (-len(out) % 4) + data
+        out += b"\0" * (-len(out) % 4)
+    return bytes(out)
+
+
+INIT = """#!/bin/busybox sh
+b=/bin/busybox
+$b mount -t proc proc /proc; $b mount -t sysfs sys /sys; $b mount -t devtmpfs dev /dev
+for m in {modules}; do $b insmod /m/$m.ko; done
+$b mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 host /mnt || {{ echo "box: no 9p"; $b poweroff -f; }}
+for f in proc dev sys; do $b mount --move /$f /mnt/$f; done
+$b mkdir -p /mnt/dev/shm /mnt/dev/pts
+$b mount -t tmpfs shm /mnt/dev/shm; $b mount -t devpts pts /mnt/dev/pts; $b mount -t tmpfs run /mnt/run
+$b ip link set lo up
+$b ln -s /proc/self/fd /mnt/dev/fd; $b ln -s fd/0 /mnt/dev/stdin; $b ln -s fd/1 /mnt/dev/stdout; $b ln -s fd/2 /mnt/dev/stderr
+$b chroot /mnt /bin/sh {script} </mnt/dev/null >/mnt/dev/null 2>&1
+echo $? >/mnt{status}
+$b sync; $b poweroff -f
+"""
+
+SCRIPT = """exec </dev/ttyS1 >/dev/ttyS1 2>&1
+stty raw -echo 2>/dev/null; printf '\\001box\\002'
+{before}
+export {environment}
+mkdir -m 700 -p "$XDG_RUNTIME_DIR"
+cd {cwd} || exit 1
+{command}
+"""
+
+
+def ramdisk(kernel, script, status):
+    busybox = shutil.which("busybox")
+    if not busybox or b"/ld-linux" in open(busybox, "rb").read(4096):
+        raise Trouble("there is no busybox that needs no libraries: install busybox-static")
+    loaded = modules(kernel)
+    init = INIT.format(modules=" ".join(name for name, _ in loaded), script=script, status=status)
+    entries = [(name, 0o40755, b"") for name in ("bin", "dev", "proc", "sys", "m", "mnt")]
+    with open(busybox, "rb") as file:
+        entries += [("bin/busybox", 0o100755, file.read()), ("init", 0o100755, init.encode())]
+    entries += [(f"m/{name}.ko", 0o100644, data) for name, data in loaded]
+    return cpio(entries)
+
+
+# --- running ------------------------------------------------------------------------------------------------------------
+def qemu(options, kernel, folder, initrd):
+    program = shutil.which("qemu-system-x86_64")
+    if not program:
+        raise Trouble("there is no qemu-system-x86_64: install qemu-system-x86")
+    images = sorted(glob.glob(os.path.join(kernel, "boot", "vmlinuz-*")))
+    if not images:
+        raise Trouble(f"{kernel} has no boot/vmlinuz-*")
+    return [program, "-accel", "tcg,thread=multi", "-cpu", "max,+svm", "-smp", str(options.cpus), "-m", str(options.memory),
+            "-nodefaults", "-nic", "none", "-display", "none", "-no-reboot", "-serial", f"file:{folder}/console",
+            "-serial", "stdio", "-kernel", images[-1], "-initrd", initrd, "-append", COMMAND_LINE,
+            "-fsdev", f"local,id=host,path={options.root},security_model=none,multidevs=remap",
+            "-device", "virtio-9p-pci,fsdev=host,mount_tag=host"]
+
+
+def die_with_us():
+    """QEMU goes when this process does, however it ends."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+class Passing:
+    """Moves bytes between the user and the box's second serial line until the box is gone or time is up."""
+
+    def __init__(self, child, interactive, limit):
+        self.child, self.interactive = child, interactive
+        self.begin = time.monotonic() + BOOT_LIMIT * float(os.environ.get("HV_STRETCH") or 1)
+        self.limit = limit
+        self.seen, self.begun = b"", False
+
+    def out(self, data):
+        """What comes before the mark is the firmware's and the kernel's."""
+        if not self.begun:
+            self.seen += data
+            if BEGUN not in self.seen:
+                return
+            self.begun = True
+            data = self.seen.split(BEGUN, 1)[1]
+            if self.limit:
+                self.begin = time.monotonic() + self.limit
+        while data:
+            data = data[os.write(1, data):]
+
+    def waits(self):
+        return None if self.begun and not self.limit else self.begin - time.monotonic()
+
+    def run(self):
+        """True: the box switched itself off. False: out of time."""
+        sources = [self.child.stdout] + ([0] if self.interactive else [])
+        while True:
+            left = self.waits()
+            if left is not None and left <= 0:
+                return False
+            ready = select.select(sources, [], [], left)[0]
+            if self.child.stdout in ready:
+                data = os.read(self.child.stdout.fileno(), 65536)
+                if not data:
+                    return True
+                self.out(data)
+            if 0 in ready:
+                data = os.read(0, 4096)
+                if data and self.begun:
+                    self.child.stdin.write(data)
+                    self.child.stdin.flush()
+                elif not data:
+                    sources.remove(0)
+
+
+def environment(options):
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LD_LIBRARY_PATH", "TERM", "LANG", "NO_COLOR", "BUILD", "CC",
+                                                "HVLAB_WORK", "PYTHONPATH") if name in os.environ}
+    kept.update(XDG_RUNTIME_DIR="/run/box", HV_STRETCH=os.environ.get("HV_STRETCH") or "10", HVLAB_BOX="1")
+    return " ".join(f"{name}={shlex.quote(value)}" for name, value in kept.items())
+
+
+def write(path, data):
+    with open(path, "wb") as file:
+        file.write(data if isinstance(data, bytes) else data.encode())
+
+
+def run(options, say):
+    interactive = not options.command
+    command = shlex.join(options.command) if options.command else "exec setsid -c ${SHELL:-/bin/bash} -i"
+    kernel = options.kernel or kernel_folder(say)
+    with tempfile.TemporaryDirectory(prefix="hvlab-box.") as folder:
+        script, status = os.path.join(folder, "script"), os.path.join(folder, "status")
+        write(script, SCRIPT.format(environment=environment(options), cwd=shlex.quote(os.getcwd()), command=command,
+                                    before="stty sane" if interactive else "exec </dev/null"))
+        write(os.path.join(folder, "initrd"), ramdisk(kernel, script, status))
+        child = subprocess.Popen(qemu(options, kernel, folder, os.path.join(folder, "initrd")), stdin=subprocess.PIPE,
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=die_with_us)
+        saved = termios.tcgetattr(0) if interactive and os.isatty(0) else None
+        passing = Passing(child, interactive, options.timeout)
+        try:
+            if saved:
+                tty.setraw(0)
+            ended = passing.run()
+        finally:
+            if saved:
+                termios.tcsetattr(0, termios.TCSADRAIN, saved)
+            child.kill()
+            trouble = child.communicate()[1].decode(errors="replace").strip()
+        return verdict(folder, status, ended, passing.begun, trouble)
+
+
+def verdict(folder, status, ended, begun, trouble):
+    try:
+        with open(status, encoding="utf-8") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        pass
+    if begun:
+        if not ended:
+            print("hvlab box: the command did not end in its time (--timeout)", file=sys.stderr)
+            return TIMED_OUT
+        raise Trouble("the emulated machine ended before the command did" + (f": {trouble}" if trouble else ""))
+    with open(os.path.join(folder, "console"), encoding="utf-8", errors="replace") as file:
+        last = [line.strip() for line in file.read().splitlines() if line.strip()][-3:]
+    raise Trouble("the emulated machine did not start" + (f": {trouble}" if trouble else "") +
+                  (f" (its last lines: {' | '.join(last)})" if last else ""))
+
+
+def arguments(words):
+    parser = argparse.ArgumentParser(prog="hvlab box", usage="hvlab box [options] [-- COMMAND...]",
+                                     description="Runs a command, or a shell, on an emulated PC with AMD-V that has this "
+                                     "machine's files.")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS",
+                        help=f"end the command after so long, with status {TIMED_OUT} ({COMMAND_LIMIT}; a shell: none)")
+    parser.add_argument("--memory", type=int, default=MEMORY, metavar="MIB", help=f"its memory ({MEMORY})")
+    parser.add_argument("--cpus", type=int, default=CPUS, metavar="N", help=f"its CPUs ({CPUS})")
+    parser.add_argument("--root", default="/", metavar="FOLDER", help="what it has as its root, an x86-64 Linux (/)")
+    parser.add_argument("--kernel", metavar="FOLDER", help="an unpacked kernel package instead of this distribution's")
+    split = words.index("--") if "--" in words else len(words)
+    options = parser.parse_args(words[:split])
+    options.command = words[split + 1:]
+    if options.timeout is None:
+        options.timeout = COMMAND_LIMIT if options.command else SHELL_LIMIT
+    if options.memory < 256 or not 1 <= options.cpus <= 64 or options.timeout < 0:
+        parser.error("at least 256 MiB, 1 to 64 CPUs, and a time that isn't negative")
+    return options
+
+
+def main(words):
+    options = arguments(words)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        return run(options, lambda line: print(f"hvlab box: {line}", file=sys.stderr))
+    except Trouble as why:
+        print(f"hvlab box: {why}", file=sys.stderr)
+    except (OSError, subprocess.SubprocessError) as why:
+        print(f"hvlab box: {why}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return FAILED
