@@ -1,9 +1,7 @@
 """Lab 2's hidden tests: edges, and exits that come seldom. The same means as in tests.py."""
-import os
-
 from kit.testing import test
 
-STRETCH = int(os.environ.get("HV_STRETCH", "1") or "1")  # a machine that is itself emulated
+WAIT = 60000  # ms: longer than the kit's own watchdog, which knows how fast this host is
 EFAULT = 14
 EXIT_FAIL_ENTRY, EXIT_INTERNAL_ERROR = 9, 17
 END_ERROR = 6
@@ -23,13 +21,11 @@ def need(t, answer, task):
 def machine(t, image, *lines, irq=None):
     """A machine that runs the image to its end; the run, and the answers by command."""
     run = t.rig("\n".join((f"machine_create image={image.path} irqchip=none mem=2M",
-                           *([f"machine_irq {irq}"] if irq is not None else []), *lines,
-                           "machine_start",
-                           f"machine_wait ms={800 * STRETCH}")), may_fail=True)
+                           *([f"machine_irq {irq}"] if irq is not None else []), *lines, "machine_start",
+                           f"machine_wait ms={WAIT}")))
     answers = {answer.command: answer for answer in run.answers}
     if "machine_create" in answers:
         need(t, answers["machine_create"], 1)
-    t.require("machine_wait" in answers, "NOT_AS_EXPECTED", message="the program died while the machine ran")
     return run, answers
 
 

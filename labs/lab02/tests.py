@@ -4,11 +4,9 @@ The devices are the rig's own: what they answer to a read follows from a number 
 and they keep a record of each access. So the value that a guest gets can only come from the device, by way of the
 student's bus and exit handler. What really went into KVM_RUN again is read from the record.
 """
-import os
-
 from kit.testing import test
 
-STRETCH = int(os.environ.get("HV_STRETCH", "1") or "1")  # a machine that is itself emulated
+WAIT = 60000  # ms: longer than the kit's own watchdog, which knows how fast this host is
 ONES64 = 0xFFFFFFFFFFFFFFFF
 EAGAIN, EEXIST, EINTR, ENXIO = 11, 17, 4, 6
 END_HALT, END_TRIPLE_FAULT = 2, 5
@@ -196,18 +194,20 @@ def where_nobody_answers_are_ones(t):
 # --- tasks 4 to 7: a guest in a machine -------------------------------------------------------------------------------
 
 
-def machine(t, image, *lines, wait=800):
-    """A machine with the rig's devices on its buses: runs the image to its end; the run, and the answers by command."""
+def machine(t, image, *lines, may_hang=False):
+    """A machine with the rig's devices on its buses: runs the image to its end; the run, and the answers by command.
+
+    may_hang: some answers may be missing, as a machine that doesn't end is ended by the kit.
+    """
     run, answers = ask(t, *(line for line in lines if line.startswith("device")),
                        f"machine_create image={image.path} irqchip=none mem=2M",
                        *(line for line in lines if line.startswith("bus_add")),
                        *(line for line in lines if line.startswith("lie")), "machine_start",
-                       f"machine_wait ms={wait * STRETCH}", "accesses", "machine_counts", may_fail=True)
+                       f"machine_wait ms={WAIT}", "accesses", "machine_counts", may_fail=may_hang)
     by_name = {answer.command: answer for answer in answers}
     for command in ("machine_create", "bus_add"):
         if command in by_name:
             need(t, by_name[command], 1)
-    t.require("machine_counts" in by_name, "NOT_AS_EXPECTED", message="the program died while the machine ran")
     return run, by_name
 
 
@@ -345,8 +345,8 @@ def after(run, reason):
 def a_halted_guest_is_done(t):
     """A guest that halts with nothing to wake it ends the machine in good order, and is not entered again."""
     guest = t.guest("spin", PORT=free_port(t), COUNT=t.random.randrange(20, 200))
-    run, answers = machine(t, guest, wait=300)
-    more, end = after(run, "hlt"), answers["machine_wait"]
+    run, answers = machine(t, guest, may_hang=True)
+    more, end = after(run, "hlt"), answers.get("machine_wait", {})
     t.require(more is not None, "NOT_AS_EXPECTED", message="the guest never came to its hlt")
     t.require(not more, "HLT_IGNORED", more=len(more))
     t.require(end.get("reason") == END_HALT and end.get("status") == 0, "HLT_IS_NO_ERROR", status=end.get("status"),
@@ -358,11 +358,11 @@ def a_triple_fault_ends_the_machine(t):
     """A triple fault ends the machine with status 1 and the story of its last exits; the guest is not entered again."""
     port = free_port(t)
     guest = t.guest("triple", PORT=port, BYTE=t.random.randrange(1, 256))
-    run, answers = machine(t, guest, wait=300)
-    more, end = after(run, "shutdown"), answers["machine_wait"]
+    run, answers = machine(t, guest, may_hang=True)
+    more, end = after(run, "shutdown"), answers.get("machine_wait", {})
     t.require(more is not None, "NOT_AS_EXPECTED", message="the guest's triple fault never came out of KVM_RUN")
     t.require(not more, "SHUTDOWN_IGNORED", more=len(more), next=more[0].reason if more else "")
-    right = end.get("reason") == END_TRIPLE_FAULT and end.get("status") == 1 and f"out {port:#x} 1 byte" in end["text"]
+    right = end.get("reason") == END_TRIPLE_FAULT and end.get("status") == 1 and f"out {port:#x} 1 byte" in end.get("text", "")
     t.require(right, "SHUTDOWN_MISTOLD", reason=end.get("reason"), status=end.get("status"), text=first_line(end))
 
 
@@ -371,7 +371,7 @@ def hvrun_shows_what_the_guest_says(t):
     """The program hvrun, linked with your files, prints what the guest writes to its serial port and ends with 0."""
     text = "".join(t.random.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(8)).encode()
     guest = t.guest("greet", LOW=int.from_bytes(text[:4], "little"), HIGH=int.from_bytes(text[4:], "little"))
-    run = t.hvrun(["--sandbox", "off", "--timeout", str(2 * STRETCH), guest.path], may_fail=True)
+    run = t.hvrun(["--sandbox", "off", "--timeout", WAIT // 1000, guest.path], may_fail=True)
     more = after(run, "hlt")
     t.require(not more, "HLT_IGNORED", more=len(more or ()))
     said = run.stderr[:200].decode(errors="replace")
