@@ -77,8 +77,8 @@ fuzz: ## Fuzz each target of tests/fuzz for FUZZ_SECONDS (needs clang)
 	@tests/fuzz/driver/run $(FUZZ_BUILD) $(FUZZ_SECONDS) $(FUZZ_NAMES)
 fuzz-bins: $(FUZZ_BINS)
 
-bench-bins: tools guests $(BENCH_BINS) $(BENCH_IMAGES)
-bench: ## Measure the figures of README.md beside the peers found (BENCH_ARGS=disks: only those of disks)
+bench-bins: tools guests labs $(BENCH_BINS) $(BENCH_IMAGES)
+bench: ## Measure the figures of README.md beside the peers found (BENCH_ARGS=disks or labs: only those)
 	@tests/deps build
 	@$(MAKE) --no-print-directory bench-bins
 	@tests/bench/bench --build $(BUILD) $(BENCH_ARGS)

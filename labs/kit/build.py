@@ -132,7 +132,7 @@ class Builder:
         child = running.Child(words, subprocess.DEVNULL, running.environment(self.folder), self.folder)
         status = child.finish(lambda: child.started + COMPILE_LIMIT)
         said = (child.out.data + child.err.data).decode(errors="replace")
-        ran = running.fill(Run(name, words, record), child, status)
+        ran = running.fill(Run(name, words, record), child, status if status == running.NOT_RUN else 0)
         if ran.ended == "lost":
             raise LabError(f"the sandbox doesn't work here ({said.strip()[-300:] or 'it says nothing'}); "
                            "hvlab doctor looks into it")

@@ -27,6 +27,7 @@ ANSWERS_MAX = 16 << 20
 RECORD_MAX = 256 << 20
 COMPILER_MEMORY = 4 << 30
 NOBODY = 65534
+NOT_RUN = 125  # observe --plain ends so when it couldn't run the compiler; else as the compiler did
 
 
 def plain_user():
@@ -275,8 +276,9 @@ def fill(run, child, status):
         run.ended = "forbidden"
     elif child.why:
         run.ended = child.why
-    elif not ends or status != 0:
-        run.ended, run.status = "lost", status  # the recorder itself gave up: nobody's mistake but the machine's
+    elif not ends or status not in (0, run.status if run.signal is None else 128 + run.signal):
+        # The recorder itself gave up: nobody's mistake but the machine's. (Round a compiler it ends as that does.)
+        run.ended, run.status = "lost", status
     elif ends[-1].get("why") in ("signal", "killed") or run.signal:
         run.ended = "signal"
     elif ends[-1].get("why") == "forbidden":

@@ -25,7 +25,8 @@ def verdict(image, size):
 
 
 def damaged(t, bits):
-    """An image with one field drawn by lot, more often near a border than not."""
+    """An image with one field drawn by lot, more often near a border than not. What ends exactly at the top of its
+    address space is left to the challenge."""
     base = page(t, 0x110, 0x180)
     image = Image(bits)
     for i in range(2):
@@ -36,8 +37,11 @@ def damaged(t, bits):
             "memsz": (48, 0x1000, top - base), "paddr": (base, base + 0x1000, top - 0x100),
             "vaddr": (0, top - 0x100)}[field]
     value = t.random.choice(near) + t.random.choice((-1, 0, 0, 1, t.random.randrange(-300, 300)))
-    image.headers[t.random.randrange(2)][field] = value % top
-    return image, field, value % top
+    header = image.headers[t.random.randrange(2)]
+    header[field] = value % top
+    if top in (header["paddr"] + header["memsz"], header["vaddr"] + header["memsz"]):
+        header[field] = (value + 1) % top
+    return image, field, header[field]
 
 
 @test(task=5)

@@ -17,6 +17,15 @@
 
 #include "observe.h"
 
+static const char *const kinds[] = {NULL, "kvm", "vm", "vcpu", "device"};
+
+static void note_object(struct out *o, const struct object *on)
+{
+	on->kind ? out_text(o, "on", kinds[on->kind]) : out_null(o, "on");
+	on->vm ? out_u64(o, "vm", on->vm->index) : out_null(o, "vm");
+	on->vcpu ? out_u64(o, "vcpu", on->vcpu->id) : out_null(o, "vcpu");
+}
+
 /* --- ioctl --- */
 
 static bool enter_ioctl(struct session *s, struct task *t)
@@ -46,7 +55,6 @@ static bool enter_ioctl(struct session *s, struct task *t)
 
 static void note_ioctl(struct session *s, struct task *t, bool returned, int64_t ret)
 {
-	static const char *const kinds[] = {NULL, "kvm", "vm", "vcpu", "device"};
 	struct call *c = &t->call;
 	struct out *o = &s->out;
 	unsigned long request = (uint32_t)c->args[1];
@@ -58,9 +66,7 @@ static void note_ioctl(struct session *s, struct task *t, bool returned, int64_t
 	out_u64(o, "d", since(s) - c->entered);
 	out_i64(o, "tid", t->tid);
 	out_i64(o, "fd", (int)c->args[0]);
-	c->on.kind ? out_text(o, "on", kinds[c->on.kind]) : out_null(o, "on");
-	c->on.vm ? out_u64(o, "vm", c->on.vm->index) : out_null(o, "vm");
-	c->on.vcpu ? out_u64(o, "vcpu", c->on.vcpu->id) : out_null(o, "vcpu");
+	note_object(o, &c->on);
 	out_text(o, "name", name ? name : "unknown");
 	out_u64(o, "nr", request);
 	out_u64(o, "arg", c->args[2]);
@@ -77,10 +83,21 @@ static void note_ioctl(struct session *s, struct task *t, bool returned, int64_t
 	out_end_line(o);
 }
 
+/* KVM_SET_USER_MEMORY_REGION, or its successor, which begins alike. */
+static void learn_slot(struct session *s, const struct call *c)
+{
+	struct kvm_userspace_memory_region region;
+
+	if (c->on.kind != KVM_VM || c->in_length < sizeof(region))
+		return;
+	memcpy(&region, c->in, sizeof(region));
+	state_set_slot(s, c->on.vm, region.slot, region.flags, region.guest_phys_addr, region.memory_size,
+		       region.userspace_addr);
+}
+
 /* KVM handed something out, or took a slot: remember it. */
 static void learn(struct session *s, const struct call *c, int64_t ret)
 {
-	struct kvm_userspace_memory_region region;
 	struct kvm_create_device device;
 
 	switch ((uint32_t)c->args[1]) {
@@ -98,15 +115,11 @@ static void learn(struct session *s, const struct call *c, int64_t ret)
 			state_new_device(s, (int)device.fd, c->on.vm);
 		break;
 	case KVM_SET_USER_MEMORY_REGION:
+	case SET_USER_MEMORY_REGION2:
+		learn_slot(s, c);
+		break;
 	default:
-		/* KVM_SET_USER_MEMORY_REGION2 begins like the older one. */
-		if (_IOC_NR(c->args[1]) != _IOC_NR(KVM_SET_USER_MEMORY_REGION) && _IOC_NR(c->args[1]) != 0x49)
-			break;
-		if (c->on.kind != KVM_VM || c->in_length < sizeof(region))
-			break;
-		memcpy(&region, c->in, sizeof(region));
-		state_set_slot(s, c->on.vm, region.slot, region.flags, region.guest_phys_addr,
-			       region.memory_size, region.userspace_addr);
+		break;
 	}
 }
 
@@ -147,7 +160,6 @@ static void return_mmap(struct session *s, struct task *t, int64_t ret)
 
 static void enter_close(struct session *s, const struct task *t, int fd)
 {
-	static const char *const kinds[] = {NULL, "kvm", "vm", "vcpu", "device"};
 	struct object o = {.kind = NO_KVM};
 	struct out *out = &s->out;
 
@@ -160,9 +172,7 @@ static void enter_close(struct session *s, const struct task *t, int fd)
 	out_u64(out, "t", since(s));
 	out_i64(out, "tid", t->tid);
 	out_i64(out, "fd", fd);
-	out_text(out, "on", kinds[o.kind]);
-	o.vm ? out_u64(out, "vm", o.vm->index) : out_null(out, "vm");
-	o.vcpu ? out_u64(out, "vcpu", o.vcpu->id) : out_null(out, "vcpu");
+	note_object(out, &o);
 	out_close(out, '}');
 	out_end_line(out);
 	state_close(s, fd);

@@ -42,15 +42,6 @@ struct about {
 	FIELD(type, slot), FIELD(type, flags), FIELD(type, guest_phys_addr), FIELD(type, memory_size),       \
 		FIELD(type, userspace_addr)
 
-/* linux/kvm.h has it since 6.8. */
-struct region2 {
-	uint32_t slot, flags;
-	uint64_t guest_phys_addr, memory_size, userspace_addr, guest_memfd_offset;
-	uint32_t guest_memfd, pad1;
-	uint64_t pad2[14];
-};
-#define SET_USER_MEMORY_REGION2 _IOW(KVMIO, 0x49, struct region2)
-
 static const struct field region[] = {REGION_FIELDS(kvm_userspace_memory_region)};
 static const struct field region2[] = {REGION_FIELDS(region2), FIELD(region2, guest_memfd_offset),
 				       FIELD(region2, guest_memfd)};

@@ -19,12 +19,24 @@
 
 #define FILES_MAX 64 /* that one run may make */
 
+static bool starts(const char *text, const char *with)
+{
+	return !strncmp(text, with, strlen(with));
+}
+
+/* A node right in /dev (what lies deeper may be anything: /dev/shm), or what it has open already. */
+static bool device(const char *path)
+{
+	return (starts(path, "/dev/") && !strchr(path + 5, '/')) || starts(path, "/dev/fd/") ||
+	       starts(path, "/proc/self/fd/");
+}
+
 /* What libraries look at by themselves, and where a refusal means nothing. */
 static bool harmless(const char *path)
 {
-	static const char *const folders[] = {"/usr/",       "/lib",        "/etc/",      "/sys/",
-					      "/dev/",       "/bin/",       "/opt",       "/gnu/store/",
-					      "/nix/store/", "/proc/self/", "/proc/sys/", "/run/"};
+	static const char *const folders[] = {"/usr/",       "/lib",      "/etc/",       "/sys/",
+					      "/bin/",       "/opt",      "/gnu/store/", "/nix/store/",
+					      "/proc/self/", "/proc/sys/"};
 	static const char *const files[] = {"/proc/cpuinfo",     "/proc/meminfo", "/proc/stat",
 					    "/proc/filesystems", "/proc/mounts",  "/proc/version",
 					    "/proc/loadavg"};
@@ -32,12 +44,12 @@ static bool harmless(const char *path)
 	if (path[0] != '/' || strstr(path, "/../"))
 		return false;
 	for (size_t i = 0; i < ARRAY_SIZE(folders); i++)
-		if (!strncmp(path, folders[i], strlen(folders[i])))
+		if (starts(path, folders[i]))
 			return true;
 	for (size_t i = 0; i < ARRAY_SIZE(files); i++)
 		if (!strcmp(path, files[i]))
 			return true;
-	return false;
+	return device(path);
 }
 
 /* A text of the program's, which may end right before a page that isn't there. */
@@ -118,7 +130,7 @@ static bool in_tmp(const char *path)
 	static const char *const folders[] = {"/tmp/", "/var/tmp/"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(folders); i++)
-		if (!strncmp(path, folders[i], strlen(folders[i])) && !strchr(path + strlen(folders[i]), '/'))
+		if (starts(path, folders[i]) && !strchr(path + strlen(folders[i]), '/'))
 			return access(path, F_OK) < 0;
 	return false;
 }
@@ -152,8 +164,8 @@ void open_returned(struct session *s, const struct task *t, int64_t ret)
 
 	if (ret >= 0 && t->call.creates && !s->opt->plain)
 		files_one_more(s);
-	/* Its own pipe, opened anew: with another's as its standard output that fails, and means no harm. */
-	if (ret >= 0 || !strncmp(t->call.path, "/proc/self/fd/", 14))
+	/* Devices and its own pipes, opened anew: when that fails, it meant no harm. */
+	if (ret >= 0 || device(t->call.path))
 		return;
 	whole_path(t, path, sizeof(path));
 	if (in_tmp(path))

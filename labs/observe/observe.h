@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/ioctl.h>
 #include <sys/types.h>
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
@@ -202,6 +203,15 @@ void open_returned(struct session *s, const struct task *t, int64_t ret);
 void files_one_more(struct session *s); /* a new name in the file system */
 
 /* --- decode.c, run.c --------------------------------------------------------------------------------------- */
+
+/* KVM_SET_USER_MEMORY_REGION2: linux/kvm.h has it since 6.8. */
+struct region2 {
+	uint32_t slot, flags;
+	uint64_t guest_phys_addr, memory_size, userspace_addr, guest_memfd_offset;
+	uint32_t guest_memfd, pad1;
+	uint64_t pad2[14];
+};
+#define SET_USER_MEMORY_REGION2 _IOW(KVMIO, 0x49, struct region2)
 
 const char *ioctl_name(unsigned long request);
 size_t ioctl_in_size(const struct session *s, unsigned long request, uint64_t arg);

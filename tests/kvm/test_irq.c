@@ -71,3 +71,18 @@ Test(irqchip, a_line_without_a_controller_is_refused)
 	cr_assert_lt(hv_irq_line(&vm, 4, true), 0);
 	unmake();
 }
+
+Test(irqchip, a_second_vector_waits_until_the_first_is_taken)
+{
+	struct hv_error err = {0};
+
+	make(HV_IRQCHIP_NONE);
+	cr_assert_eq(hv_vcpu_interrupt(&vcpu, 0x20, &err), -EAGAIN, "IF is clear in a new vCPU");
+	cr_assert_eq(vcpu.run->request_interrupt_window, 1);
+	vcpu.run->if_flag = vcpu.run->ready_for_interrupt_injection = 1; /* as after an exit with IF set */
+	cr_assert_eq(hv_vcpu_interrupt(&vcpu, 0x20, &err), 0, "%s", err.text);
+	cr_assert_eq(vcpu.run->request_interrupt_window, 0);
+	cr_assert_eq(hv_vcpu_interrupt(&vcpu, 0x21, &err), -EAGAIN);
+	cr_assert_eq(vcpu.run->request_interrupt_window, 1);
+	unmake();
+}
