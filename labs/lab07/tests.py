@@ -92,7 +92,8 @@ def check_split(t, run):
 def the_controllers_come_before_the_first_vcpu(t):
     """The controllers are created before the first vCPU."""
     guest = Guest(t, "takes")
-    run = t.rig(f"machine_create image={guest.image.path} boot=flat mem=2M irqchip=full\nmachine_irq 5\n", may_fail=True)
+    run = t.rig(f"machine_create image={guest.image.path} boot=flat mem=2M irqchip=full\nmachine_irq 5\n",
+                may_fail=True)
     kinds = [(i.name, i.ret) for i in run.trace.ioctls()]
     names = [name for name, _ in kinds]
     t.require("KVM_CREATE_IRQCHIP" in names, "IRQCHIP_MISSING", kind="full", wanted="KVM_CREATE_IRQCHIP")
@@ -204,7 +205,8 @@ def messages_arrive_whole(t):
     went_well(t, run, "irqchip")
     told = calls(run, "KVM_SIGNAL_MSI")
     t.require(told, "NOT_AS_EXPECTED", message="hv_irq_msi told KVM nothing (KVM_SIGNAL_MSI)")
-    t.require(told[0].args["address_hi"] == high, "MSI_HIGH_HALF_LOST", address=address, high=told[0].args["address_hi"],
+    t.require(told[0].args["address_hi"] == high, "MSI_HIGH_HALF_LOST", address=address,
+              high=told[0].args["address_hi"],
               want=high)
     t.require(run.answer("irq_msi").rc == 0, "MSI_RESULT_LEAKED", ret=told[0].ret, rc=run.answer("irq_msi").rc)
     gone = t.rig(f"kvm_open\nvm_create\nirq_msi 0xfee00000 {guest.vector:#x}\n").answer("irq_msi")
@@ -236,9 +238,11 @@ def the_end_of_a_level_interrupt_comes_out(t):
     t.require(routes is not None, "NOT_AS_EXPECTED", message=NO_ROUTES)
     t.require(pin in routes, "ROUTE_BY_INDEX", told=sorted(routes), want=[pin])
     told = routes[pin]
-    t.require(told["type"] == ROUTE_MSI and told["data"] == data and told["irqchip"] == 0xfee00000, "ROUTE_FIELDS_WRONG",
+    t.require(told["type"] == ROUTE_MSI and told["data"] == data and told["irqchip"] == 0xfee00000,
+              "ROUTE_FIELDS_WRONG",
               gsi=pin, type=told["type"], address=told["irqchip"], data=told["data"], want_data=data)
-    t.require(run.answer("irq_route").rc == 0, "NOT_AS_EXPECTED", message=f"the answer was {run.answer('irq_route').rc}")
+    t.require(run.answer("irq_route").rc == 0, "NOT_AS_EXPECTED",
+              message=f"the answer was {run.answer('irq_route').rc}")
     check_split(t, run)
     if guest.counts(run, "handler"):  # task 3 is needed to get so far
         reasons = [a.get("reason") for a in answers(run, "run")]
@@ -280,7 +284,8 @@ def too_many_routes_are_refused(t):
     told = calls(run, "KVM_SET_GSI_ROUTING")
     asked = answers(run, "irq_route")
     t.require(told or (asked and asked[0].rc == EINVAL), "NOT_AS_EXPECTED", message=NO_ROUTES)
-    t.require(told and told[0].args["nr"] == PINS, "ROUTES_OVERFLOW", count=PINS, pins=PINS, rc=asked[0].rc if asked else "?")
+    t.require(told and told[0].args["nr"] == PINS, "ROUTES_OVERFLOW", count=PINS, pins=PINS,
+              rc=asked[0].rc if asked else "?")
     t.require(run.ended == "exit" and len(told) == 1 and len(asked) == 2 and asked[1].rc == EINVAL, "ROUTES_OVERFLOW",
               count=PINS + 1, pins=PINS, rc=asked[1].rc if len(asked) == 2 else run.ended)
 
@@ -300,7 +305,8 @@ def an_nmi_comes_in_spite_of_cli(t):
         t.require(not by_hand, "NMI_AS_INTERRUPT", vector=by_hand and by_hand[0])
         t.fail("NOT_AS_EXPECTED", message="hv_vcpu_nmi told KVM nothing (KVM_NMI)")
     handler = [n for where, n in guest.shown(run) if where == "handler"]
-    t.require(handler == [BEFORE, BEFORE], "NOT_AS_EXPECTED", message=f"the guest took {len(handler)} NMIs instead of 2")
+    t.require(handler == [BEFORE, BEFORE], "NOT_AS_EXPECTED",
+              message=f"the guest took {len(handler)} NMIs instead of 2")
     codes = [a.rc for a in answers(run, "irq_nmi")]
     t.require(codes == [0, 0], "NOT_AS_EXPECTED", message=f"KVM took both NMIs, and the answers were {codes}")
 
@@ -323,7 +329,8 @@ def check_taken(t, guest, run, rc, times):
     t.require(told == [guest.vector] * times, "INTERRUPT_DROPPED", vector=guest.vector, rc=rc)
     t.require(rc == 0, "INTERRUPT_DROPPED", vector=guest.vector, rc=rc)
     handler = [n for where, n in guest.shown(run) if where == "handler"]
-    t.require(handler == [AFTER] * times, "NOT_AS_EXPECTED", message=f"the guest took {len(handler)} of {times} interrupts")
+    t.require(handler == [AFTER] * times, "NOT_AS_EXPECTED",
+              message=f"the guest took {len(handler)} of {times} interrupts")
 
 
 @test(task=6)

@@ -15,7 +15,8 @@ def many_pauses_and_calls(t):
     """Twelve times paused, called and resumed, the guest is still itself."""
     m = Machine(t, "spin", 2)
     step = [f"within {LIMIT} pause", f"within {LIMIT} call {t.random.randrange(2)}", f"within {LIMIT} resume"]
-    run = t.rig(m.script("machine_start", "gate_await 1 ms=400", "cpus_await", *step * 12, f"within {LIMIT} call 0", "exit"), may_fail=True)
+    run = t.rig(m.script("machine_start", "gate_await 1 ms=400", "cpus_await", *step * 12, f"within {LIMIT} call 0",
+                         "exit"), may_fail=True)
     started(t, run)
     check_no_livelock(t, run)
     check_kicks(t, run)
@@ -29,7 +30,8 @@ def many_pauses_and_calls(t):
 def a_reset_starts_the_guest_again(t):
     """A reset parks all vCPUs, and the guest begins anew."""
     m = Machine(t, "spin", 2)
-    run = t.rig(m.script("machine_start", "gate_await 1 ms=400", "cpus_await", "within 2000 reset", "gate_await 2 ms=400", "exit"),
+    run = t.rig(m.script("machine_start", "gate_await 1 ms=400", "cpus_await", "within 2000 reset",
+                         "gate_await 2 ms=400", "exit"),
                 may_fail=True)
     started(t, run)
     check_no_livelock(t, run)

@@ -4,6 +4,8 @@ A patch begins with what it is for (labs/README.md): `expect:` the diagnosis, `l
 question mark behind those that may. Everything else keeps its full marks; other labs can't lose any, as the student's
 files of this lab are all that is linked.
 """
+import concurrent.futures
+
 from labs_lib import *
 
 MUTANTS = SRC / "labs/staff/mutants"
@@ -61,7 +63,8 @@ def judge(mutant, result, solved):
          f"lost {sorted(lost)}, of {sorted(mutant.must)}, maybe {sorted(mutant.may - mutant.must)}", story(result))
 
 
-def main(number):
+def main(number, at_once=3):
+    """at_once: how many mutants are graded side by side; one that hangs is only waited for."""
     if SAN:
         skip("a sanitizer ends a mutant before it shows what it does")
     if number not in LABS:
@@ -71,11 +74,15 @@ def main(number):
     names = {p.info.name for p in grade.plan(one)}
     solved = graded(number, solution(number, TMP / "solution"), seed=SEED)
     want(solved["score"] == solved["max"], f"lab {number}: the solution has full marks", story(solved))
+    sound = []
     for mutant in mutants:
         mutant.spread(names)
-        folder = TMP / mutant.path.stem
-        if mutant.fits(one, names) and mutant.apply(number, folder):
-            judge(mutant, graded(number, folder, seed=SEED), solved)
+        if mutant.fits(one, names) and mutant.apply(number, TMP / mutant.path.stem):
+            sound.append(mutant)
+    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+        results = pool.map(lambda mutant: graded(number, TMP / mutant.path.stem, seed=SEED), sound)
+        for mutant, result in zip(sound, results):
+            judge(mutant, result, solved)
     own = {ident for ident, entry in one.diagnoses.items() if entry.lab == number}
     missing = own - {ident for mutant in mutants for ident in mutant.expect}
     want(not missing, f"lab {number}: each diagnosis has a mutant", sorted(missing))

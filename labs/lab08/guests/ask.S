@@ -1,6 +1,6 @@
 /*
  * A guest of lab 8, in real mode at 0x1000. EBX is NONCE. It asks port PORT for bytes, ROUNDS times; `asked` is where it
- * goes on when an answer has come, with the answer in AL. Then it computes for ever.
+ * goes on when an answer has come, with the answer in AL. Then it writes to the port once and computes for ever.
  */
 	.section .text, "ax"
 	.code16
@@ -17,6 +17,7 @@ _start:
 ask:	in %dx, %al
 asked:	stosb                            /* kept at 0x3000 and on */
 	loop ask
+	out %al, %dx                     /* it has them all */
 turn:	jmp turn
 
 	.section .note.GNU-stack, "", @progbits
