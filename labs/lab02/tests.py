@@ -335,6 +335,9 @@ def what_a_register_answers_reaches_the_guest(t):
               want=f"{back} of device 0's bytes and {4 - back} of device 1's")
     t.credit(0.8)
     t.require(got[6:] == [b"\xff" * 4] * 2, "UNCLAIMED_NOT_ONES", seen=shown(got[6:]), want="ffffffff ffffffff")
+    t.credit(0.9)
+    ports = len(outs(run, echo))  # nobody answers at this port either
+    t.require(answers["machine_counts"]["unclaimed"] != ports, "UNCLAIMED_UNTOLD", what="exit_mmio's rc", rc=0)
 
 
 @test(task=6)
@@ -382,7 +385,8 @@ def a_halted_guest_is_done(t):
 def a_triple_fault_ends_the_machine(t):
     """A triple fault ends the machine with status 1 and the story of its last exits; the guest is not entered again."""
     port = free_port(t)
-    guest = t.guest("triple", PORT=port, BYTE=t.random.randrange(1, 256))
+    byte = t.random.randrange(1, 256)
+    guest = t.guest("triple", PORT=port, BYTE=byte)
     # Who goes in again comes out again, some thousand times a second: two seconds of that are enough.
     run, answers = machine(t, guest, wait=2000 * STRETCH, may_hang=True)
     more, end = after(run, "shutdown"), answers.get("machine_wait", {})
@@ -393,6 +397,10 @@ def a_triple_fault_ends_the_machine(t):
     t.require(not more, "SHUTDOWN_IGNORED", more=len(more), next=more[0].reason or "nothing" if more else "")
     right = end.get("reason") == END_TRIPLE_FAULT and end.get("status") == 1 and f"out {port:#x} 1 byte" in end.get("text", "")
     t.require(right, "SHUTDOWN_MISTOLD", reason=end.get("reason"), status=end.get("status"), text=first_line(end))
+    t.credit(0.8)
+    t.require(f"out {port:#x} 1 byte 0x0" not in end["text"], "NOT_AS_EXPECTED",
+              message=f"the guest sent {byte:#x} to port {port:#x}; the story of the last exits says 0x0, which is "
+              "rec->value of task 4")
 
 
 @test(task=7)
