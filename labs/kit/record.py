@@ -167,10 +167,11 @@ class Trace:
                 continue
             event = kind(raw)
             if kind is Exit:
-                before = last.get(raw.get("vcpu"))
+                cpu = raw.get("vm"), raw.get("vcpu")
+                before = last.get(cpu)
                 if before is not None and before.is_read and raw.get("reply") is not None:
                     before._reply = bytes.fromhex(raw["reply"])
-                last[raw.get("vcpu")] = event
+                last[cpu] = event
             events.append(event)
         self._events = events
 

@@ -279,6 +279,8 @@ def fill(run, child, status):
     elif not ends or status not in (0, run.status if run.signal is None else 128 + run.signal):
         # The recorder itself gave up: nobody's mistake but the machine's. (Round a compiler it ends as that does.)
         run.ended, run.status = "lost", status
+    elif ends[-1].get("why") == "flood":  # observe's own limit: memory, files or output
+        run.ended = "flood"
     elif ends[-1].get("why") in ("signal", "killed") or run.signal:
         run.ended = "signal"
     elif ends[-1].get("why") == "forbidden":

@@ -116,11 +116,12 @@ static int mem_read(struct rig *rig, int count, char **words)
 	uint64_t gpa, length;
 	int rc;
 
-	if (count != 3 || !rig_parse(words[1], &gpa) || !rig_parse(words[2], &length))
+	if (count != 3 || !rig_parse(words[1], &gpa) || !rig_parse(words[2], &length) ||
+	    length > sizeof(buffer))
 		return RIG_USAGE;
 	memset(buffer, 0xa5, sizeof(buffer)); /* seen again in the answer where nothing was read */
 	rc = hv_memory_read(&rig->memory, gpa, buffer, length);
-	rig_bytes(rig, "data", buffer, length < sizeof(buffer) ? length : sizeof(buffer));
+	rig_bytes(rig, "data", buffer, length);
 	return rc;
 }
 

@@ -36,4 +36,5 @@ for number in LABS:
     if one.hints():
         check(set(one.hints()) == set(one.tasks), f"lab {number}: each task has hints", sorted(one.hints()))
     total = one.max + one.hidden_points
+    check(total == 100, f"lab {number}: all points together are 100", total)
     print(f"     lab {number}: {one.max:g} points and {one.hidden_points:g} hidden, {total:g} in all")

@@ -24,7 +24,7 @@
 #define HV_WORKERS_MAX 8
 #define HV_SUM_BLOCK   (64U << 10) /* verify: hashed piece by piece of this size */
 #define HV_SUM_SLOTS   65536       /* verify: sums at most */
-#define HV_LOSS_TEXTS  1000 /* losses whose reason is kept */
+#define HV_LOSS_TEXTS  1000        /* losses whose reason is kept */
 
 struct hv_pipe;
 struct hv_worker;
