@@ -55,7 +55,7 @@ def need_run(t, answer, exit_):
     if answer.rc == -38:
         need(t, answer, 4)
     t.require(answer.rc == 0 or exit_.ret != 0, "NOT_AS_EXPECTED",
-              message=f"KVM_RUN came back with an exit ({exit_.reason}), and hv_vcpu_run returned {answer.rc}; it owes 0")
+              message=f"KVM_RUN came back with an exit ({exit_.reason}), and hv_vcpu_run returned {answer.rc}, not 0")
 
 
 def free_port(t):
