@@ -62,6 +62,13 @@ def went_well(t, run, what):
               error=answer and answer.error)
 
 
+def check_order(t, run, what):
+    """The timer was not asked for before the controllers: whoever stops at KVM's refusal never asks for them."""
+    first = [i for i in run.trace.ioctls() if i.name in ("KVM_CREATE_IRQCHIP", "KVM_CREATE_PIT2")][:1]
+    if first and first[0].name == "KVM_CREATE_PIT2" and first[0].ret < 0:
+        went_well(t, run, what)
+
+
 def lines_told(run):
     """[(gsi, level)] of each KVM_IRQ_LINE."""
     return [(c.args["irq"], c.args["level"]) for c in calls(run, "KVM_IRQ_LINE") + calls(run, "KVM_IRQ_LINE_STATUS")]
@@ -95,6 +102,7 @@ def the_controllers_come_before_the_first_vcpu(t):
     run = t.rig(f"machine_create image={guest.image.path} boot=flat mem=2M irqchip=full\nmachine_irq 5\n",
                 may_fail=True)
     kinds = [(i.name, i.ret) for i in run.trace.ioctls()]
+    check_order(t, run, "machine_create")
     names = [name for name, _ in kinds]
     t.require("KVM_CREATE_IRQCHIP" in names, "IRQCHIP_MISSING", kind="full", wanted="KVM_CREATE_IRQCHIP")
     if "KVM_CREATE_VCPU" in names:
@@ -112,6 +120,7 @@ def each_kind_is_what_it_says(t):
         made[kind] = (run.answer("irqchip"), [i for i in run.trace.ioctls() if i.on == "vm"], run)
     names = {kind: [i.name for i in ioctls] for kind, (_, ioctls, _) in made.items()}
     split = [i for i in made["split"][1] if i.name == "KVM_ENABLE_CAP"]
+    check_order(t, made["full"][2], "irqchip")
     t.require("KVM_CREATE_IRQCHIP" in names["full"], "IRQCHIP_MISSING", kind="full", wanted="KVM_CREATE_IRQCHIP")
     t.require(split and split[0].args["cap"] == CAP_SPLIT_IRQCHIP, "IRQCHIP_MISSING", kind="split",
               wanted="KVM_ENABLE_CAP of KVM_CAP_SPLIT_IRQCHIP")
@@ -174,8 +183,10 @@ def a_level_interrupts_until_it_is_lowered(t):
     taken = guest.counts(run, "handler")
     t.require(len(taken) >= 2, "LINE_NOT_TOLD", gsi=pin, levels=taken, want=[1, 2])
     t.require(len(taken) <= 3, "LEVEL_NOT_LOWERED", gsi=pin, levels=taken, want=[1, 2])
-    gone = t.rig("kvm_open\nvm_create\nirq_line 4 1\n").answer("irq_line")
-    t.require(gone.rc < 0, "LINE_RESULT_WRONG", rc=[gone.rc])
+    gone = t.rig("kvm_open\nvm_create\nirq_line 4 1\n")
+    told = [c.ret for c in calls(gone, "KVM_IRQ_LINE") + calls(gone, "KVM_IRQ_LINE_STATUS")]
+    rc = gone.answer("irq_line").rc
+    t.require(rc < 0 and (not told or rc in told), "LINE_RESULT_WRONG", rc=[rc])
 
 
 # --- task 3 ---
@@ -195,6 +206,14 @@ def a_message_reaches_its_vector(t):
               data=told[0].args["data"], want_data=guest.vector)
 
 
+def check_message_result(t, run):
+    """What KVM answered to the only message, as the caller wants it."""
+    told, answer = calls(run, "KVM_SIGNAL_MSI"), run.answer("irq_msi")
+    t.require(told and answer, "NOT_AS_EXPECTED", message="hv_irq_msi told KVM nothing (KVM_SIGNAL_MSI)")
+    want = min(told[0].ret or 0, 0)
+    t.require(answer.rc == want, "MSI_RESULT_LEAKED", ret=told[0].ret, rc=answer.rc, want=want)
+
+
 @test(task=3)
 def messages_arrive_whole(t):
     """All 64 bits of the address are told, and what KVM answers is made 0 or an errno."""
@@ -208,9 +227,11 @@ def messages_arrive_whole(t):
     t.require(told[0].args["address_hi"] == high, "MSI_HIGH_HALF_LOST", address=address,
               high=told[0].args["address_hi"],
               want=high)
-    t.require(run.answer("irq_msi").rc == 0, "MSI_RESULT_LEAKED", ret=told[0].ret, rc=run.answer("irq_msi").rc)
-    gone = t.rig(f"kvm_open\nvm_create\nirq_msi 0xfee00000 {guest.vector:#x}\n").answer("irq_msi")
-    t.require(gone.rc < 0, "MSI_RESULT_LEAKED", ret=-22, rc=gone.rc)
+    check_message_result(t, run)
+    # after a reset the local APIC is off: KVM knows whom the message is for, and answers 0
+    check_message_result(t, t.rig("kvm_open\nvm_create\nirqchip split\nvcpu_create\n"
+                                  f"irq_msi 0xfee00000 {guest.vector:#x}\n"))
+    check_message_result(t, t.rig(f"kvm_open\nvm_create\nirq_msi 0xfee00000 {guest.vector:#x}\n"))
 
 
 # --- task 4 ---
@@ -240,7 +261,8 @@ def the_end_of_a_level_interrupt_comes_out(t):
     told = routes[pin]
     t.require(told["type"] == ROUTE_MSI and told["data"] == data and told["irqchip"] == 0xfee00000,
               "ROUTE_FIELDS_WRONG",
-              gsi=pin, type=told["type"], address=told["irqchip"], data=told["data"], want_data=data)
+              gsi=pin, type=told["type"], address=told["pin"] << 32 | told["irqchip"], data=told["data"],
+              want=0xfee00000, want_data=data)
     t.require(run.answer("irq_route").rc == 0, "NOT_AS_EXPECTED",
               message=f"the answer was {run.answer('irq_route').rc}")
     check_split(t, run)
@@ -269,7 +291,7 @@ def only_unmasked_pins_have_routes(t):
     for entry in told[0].args["entries"]:
         t.require(entry["data"] == data[entry["gsi"]] and entry["pin"] == high, "ROUTE_FIELDS_WRONG", gsi=entry["gsi"],
                   type=entry["type"], address=entry["pin"] << 32 | entry["irqchip"], data=entry["data"],
-                  want_data=data[entry["gsi"]])
+                  want=high << 32 | 0xfee00000, want_data=data[entry["gsi"]])
     t.require(len(told) == 2 and told[1].args["nr"] == 0, "NOT_AS_EXPECTED",
               message="an empty table was not told; it takes all routes away")
 
