@@ -5,6 +5,7 @@ What runs here is the student's own work on the student's own machine, so only b
 """
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,13 @@ def build(tree, lab, options, scratch):
     return program
 
 
+def signal_name(number):
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def start(tree, options, program, image):
     words = [program, *options.rest, image]
     if options.trace is not None:
@@ -50,6 +58,8 @@ def start(tree, options, program, image):
     status = subprocess.run(words, check=False).returncode
     if options.trace is not None:
         print(f"{record}: hvlab view shows it", file=sys.stderr)
+    if status < 0:
+        print(f"hvlab: hvrun died of {signal_name(-status)}", file=sys.stderr)
     return status if status >= 0 else 128 - status
 
 

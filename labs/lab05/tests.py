@@ -121,11 +121,20 @@ def refused(answer):
     return answer.rc == EBADMSG and answer.get("unsafe")
 
 
-def check_refusals(t, twin, cases, share=1.0):
+def told(answer):
+    """An answer that is no refusal of a damaged image, in words."""
+    if answer.rc == EBADMSG:
+        return f"{EBADMSG}, but without hv_fail_unsafe: hvrun's status would not be 3"
+    if answer.rc is not None and answer.rc < 0:
+        return f"{answer.rc}; a damaged image is {EBADMSG}, EBADMSG"
+    return answer.rc
+
+
+def check_refusals(t, twin, cases, share=1.0, what="the sound twin of the damaged ones"):
     """Each case is (image, id, seen). The sound twin must be taken, each case refused as damaged, each for its part of
     share."""
     run = try_open(t, [twin] + [image for image, _, _ in cases])
-    t.require(run.answers and run.answers[0].rc == 0, "SOUND_IMAGE_REFUSED", what="the sound twin",
+    t.require(run.answers and run.answers[0].rc == 0, "SOUND_IMAGE_REFUSED", what=what,
               rc=run.answers[0].rc if run.answers else None,
               error=run.answers[0].error if run.answers else "nothing")
     good = 0
@@ -135,7 +144,7 @@ def check_refusals(t, twin, cases, share=1.0):
             good += 1
             continue
         crashed = number >= len(run.answers)
-        rc = "a crash" if crashed else run.answers[number].rc
+        rc = "a crash" if crashed else told(run.answers[number])
         failed = failed or (name, {"rc": rc, **seen})
         if crashed:
             break
@@ -194,7 +203,7 @@ def a_table_that_lies_is_refused(t):
                                                "size": hexed(2 * 56)}))
     for count in (129, t.random.randrange(130, 500)):
         cases.append((with_headers(t, count, base), "PHDRS_TOO_MANY", {"count": count}))
-    check_refusals(t, with_headers(t, 128, base), cases)
+    check_refusals(t, with_headers(t, 128, base), cases, what="128 program headers, as many as there is room for")
 
 
 # --- task 2: into memory ---
@@ -343,6 +352,11 @@ def segments_past_the_files_end_are_refused(t):
         offset, filesz = TOP64 - below, below + t.random.randrange(0, 64)
         cases.append((one_segment(t, offset=offset, filesz=filesz, memsz=filesz), "PHDR_OVERFLOW",
                       {"what": "p_offset + p_filesz", "at": hexed(offset), "size": hexed(filesz)}))
+    notes = one_segment(t)
+    size = len(notes.data())
+    notes.add(type=PT_NOTE, offset=size - 8, filesz=24, memsz=24)
+    cases.append((notes, "SEGMENT_PAST_FILE_END", {"offset": hexed(size - 8) + " (PT_NOTE)", "filesz": hexed(24),
+                                                   "size": hexed(size)}))
     check_refusals(t, twin, cases)
 
 
@@ -389,7 +403,8 @@ def a_hostile_image_never_runs(t):
             t.require(ran > 0 and run.status == 0, "SOUND_IMAGE_REFUSED", what="the sound twin", rc=run.status,
                       error=run.stderr.decode(errors="replace").strip()[:200])
             continue
-        t.require(ran == 0 and run.status == 3, "HOSTILE_IMAGE_RAN", status=run.status, runs=ran)
+        ended = f"status {run.status}" if run.ended == "exit" else f"signal {run.signal}" if run.signal else run.ended
+        t.require(ran == 0 and run.status == 3, "HOSTILE_IMAGE_RAN", ended=ended, runs=ran)
 
 
 # --- task 5: one byte, one source ---
