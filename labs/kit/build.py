@@ -167,6 +167,10 @@ class Builder:
             status, said, acts, target = outcome
             if acts:
                 raise BuildError("FILE_FORBIDDEN", said, detail=f"{name} asks the compiler for {acts[0]}")
+            if outside := re.search(r"error: '?([^'\n:]*)'? file not found|[Cc]ould not find incbin file '([^'\n]*)'", said):
+                wanted = outside[1] or outside[2] or ""  # clang asks whether a file is there before it opens it
+                if wanted.startswith("/") or ".." in wanted.split("/"):
+                    raise BuildError("FILE_FORBIDDEN", said, detail=f"{name} asks the compiler for {wanted}")
             if lacking := re.search(r"fatal error: '?([\w./]+\.h)'?(?::| file)", said):
                 if lacking[1] in SYSTEM_HEADERS:
                     raise LabError(f"this machine has no <{lacking[1]}>, which the labs need; "

@@ -77,16 +77,19 @@ class Report:
         shown = self.result["compile"]["output"].splitlines()[:12]
         return [diagnosis(self.warning, self.paint, 2), *("    " + clean(line) for line in shown), ""]
 
-    def tests(self, tests):
+    def tests(self, tests, brief=False):
+        """brief: in one line each, as nobody need have tried them."""
         lines = []
         for test in tests:
             lines.append(test_line(test, self.paint))
             entry = test["diagnosis"]
             if entry and test["status"] != "passed":
-                full = self.whole or not self.told
-                if entry["id"] not in self.told or self.whole or entry["id"] != "STILL_A_HOLE":
+                full = self.whole or not (self.told or brief)
+                if (entry["id"], entry["seen"]) in self.told and entry["id"] != "STILL_A_HOLE" and not self.whole:
+                    lines.append(wrapped("", f"{entry['id']}, as above", 18))
+                elif entry["id"] not in {told for told, _ in self.told} or self.whole or entry["id"] != "STILL_A_HOLE":
                     lines.append(diagnosis(entry, self.paint, 18, full))
-                self.told.add(entry["id"])
+                self.told.add((entry["id"], entry["seen"]))
                 if full and test["output"].strip() and not test["hidden"]:
                     lines += [" " * 18 + "it printed: " + clean(line) for line in test["output"].splitlines()[-3:]]
         return lines
@@ -108,7 +111,7 @@ class Report:
                             ("Hidden tests", lambda t: t["hidden"]), ("Challenges", lambda t: t["extra"])):
             tests = [t for t in self.result["tests"] if keep(t)]
             if tests:
-                lines += [f"  {title}", *self.tests(tests)]
+                lines += [f"  {title}", *self.tests(tests, brief=title == "Challenges")]
         return lines
 
     def total(self):

@@ -65,7 +65,7 @@ def many_slots_in_any_order(t):
                        [f"mem_at {g:#x} {n:#x}" for g, n in questions])[0])
     check_regions(t, run)
     for answer, (g, s) in zip(run.answers[len(WITH_VM):], slots):
-        added(t, answer, g, s)
+        added(t, run, answer, g, s)
     check_told(t, run, slots)
     for answer, (g, n) in zip(run.answers[len(WITH_VM) + 16:], questions):
         t.require(answer["there"], "ACCESS_REFUSED", gpa=hex(g), length=hex(n))

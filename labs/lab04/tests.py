@@ -81,6 +81,7 @@ def check_segment(t, name, segment, kind):
               present=segment["present"], s=segment["s"], unusable=segment["unusable"])
     t.require(segment["type"] & 1, "ACCESSED_BIT_MISSING", name=name, type=segment["type"])
     t.require(segment["type"] == kind, "SEGMENT_TYPE_WRONG", name=name, type=segment["type"], want=kind)
+    t.require(not 0 < segment["selector"] < 8, "SELECTOR_OUTSIDE", name=name, selector=hex(segment["selector"]))
     t.require(segment["dpl"] == 0 and segment["selector"] & 7 == 0, "SEGMENT_NOT_KERNEL", name=name,
               dpl=segment["dpl"], selector=hex(segment["selector"]))
     limit, g = segment["limit"], segment["g"]
@@ -97,6 +98,7 @@ def check_task(t, s, base=None):
     t.require(tr["present"] and not tr["unusable"] and not tr["s"], "TR_UNUSABLE", present=tr["present"], s=tr["s"],
               unusable=tr["unusable"])
     t.require(tr["type"] == 11, "TSS_NOT_BUSY", type=tr["type"])
+    t.require(not 0 < tr["selector"] < 8, "SELECTOR_OUTSIDE", name="tr", selector=hex(tr["selector"]))
     t.require(not tr["selector"] & 4 and tr["selector"] & ~7, "TR_UNUSABLE", present=tr["present"], s=tr["s"],
               unusable=f"{tr['unusable']}, selector {tr['selector']:#x}")
     t.require(tr["limit"] >= TSS_LIMIT and (not tr["g"] or tr["limit"] & 0xfff == 0xfff), "TSS_LIMIT_WRONG",
@@ -161,6 +163,7 @@ def walk(t, read, root, va, nxe=False):
         entry = read(base + index * 8)
         where = {"level": level, "index": index, "va": hex(va), "entry": hex(entry or 0), "table": hex(base)}
         t.require(entry is not None, "TABLE_ASTRAY", **where)
+        t.require(entry == 0 or len(set(entry.to_bytes(8, "little"))) > 1, "TABLE_NOT_FILLED", **where)
         t.require(entry & PRESENT, "HIGH_MEMORY_UNMAPPED" if va >= 4 * GIB else "PDE_NOT_PRESENT", **where)
         t.require(nxe or not entry & NX, "RESERVED_BIT", bits="63 (no-execute, as EFER.NXE is clear)", **where)
         t.require(level != "PML4" or not entry & LARGE, "RESERVED_BIT", bits="7 (no page has 512 GiB)", **where)

@@ -439,6 +439,7 @@ static int do_memory(char **args)
 
 		if (block)
 			memset(block, 1, 1 << 20);
+		__asm__ volatile("" : : "r"(block) : "memory"); /* else a compiler drops the pair */
 	}
 	return DONE_IT;
 }

@@ -1,7 +1,7 @@
 /*
  * mmio: loads of one, two, four and eight bytes at MMIO, each sent on to ECHO (eight in two halves); stores of
  * the same widths at MMIO + 0x10; a load and a store of four bytes at EDGE, where one device ends and another
- * begins; a load of eight at HOLE, where none is. 64-bit code at CPL 0, as the ELF loader leaves it.
+ * begins; a store of one and a load of eight at HOLE, where none is. 64-bit code at CPL 0, as the ELF loader leaves it.
  */
 	.code64
 	.globl _start
@@ -33,6 +33,7 @@ _start:
 	out %eax, %dx
 
 	movabs $HOLE, %rbx
+	mov %al, (%rbx)
 	mov (%rbx), %rax
 	out %eax, %dx
 	shr $32, %rax

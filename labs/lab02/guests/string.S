@@ -25,4 +25,4 @@ _start:
 	out %al, $0xf4          /* nobody comes back from that hlt; if somebody does, this ends the machine */
 	jmp 3b
 
-text:	.long NONCE, ~NONCE
+text:	.long NONCE, ~NONCE & 0xffffffff
