@@ -19,6 +19,7 @@ import select
 import shlex
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -161,10 +162,29 @@ def cpio(entries):
     return bytes(out)
 
 
+def holder():
+    """A program that makes a VM and waits for ever, as an x86-64 ELF file.
+
+    While any VM is there, KVM's static keys stay as they are. Without it each first VM and each last one's end patch the
+    kernel's scheduler, and QEMU's TCG, with a thread for each CPU, may go on running the bytes from before the patch: one
+    CPU then meets the patch's int3 for ever, and the other waits for it.
+    """
+    path = b"/dev/kvm\0"
+    code = (b"\x6a\x02\x58\x48\x8d\x3d" + struct.pack("<i", 26) +       # push 2; pop rax (open); lea rdi, path
+            b"\x6a\x02\x5e\x0f\x05"                                    # push 2; pop rsi (O_RDWR); syscall
+            b"\x89\xc7\xbe" + struct.pack("<I", 0xAE01) +               # mov edi, eax; mov esi, KVM_CREATE_VM
+            b"\x31\xd2\x6a\x10\x58\x0f\x05"                            # xor edx, edx; push 16; pop rax (ioctl); syscall
+            b"\x6a\x22\x58\x0f\x05\xeb\xf9" + path)                     # again: push 34; pop rax (pause); syscall; jmp again
+    start, head = 0x400000, 64 + 56
+    elf = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, start + head, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    return elf + struct.pack("<IIQQQQQQ", 1, 5, 0, start, start, head + len(code), head + len(code), 4096) + code
+
+
 INIT = """#!/bin/busybox sh
 b=/bin/busybox
 $b mount -t proc proc /proc; $b mount -t sysfs sys /sys; $b mount -t devtmpfs dev /dev
 for m in {modules}; do $b insmod /m/$m.ko; done
+/hold &
 $b mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 host /mnt || {{ echo "box: no 9p"; $b poweroff -f; }}
 for f in proc dev sys; do $b mount --move /$f /mnt/$f; done
 $b mkdir -p /mnt/dev/shm /mnt/dev/pts
@@ -194,7 +214,7 @@ def ramdisk(kernel, script, status):
     init = INIT.format(modules=" ".join(name for name, _ in loaded), script=script, status=status)
     entries = [(name, 0o40755, b"") for name in ("bin", "dev", "proc", "sys", "m", "mnt")]
     with open(busybox, "rb") as file:
-        entries += [("bin/busybox", 0o100755, file.read()), ("init", 0o100755, init.encode())]
+        entries += [("bin/busybox", 0o100755, file.read()), ("init", 0o100755, init.encode()), ("hold", 0o100755, holder())]
     entries += [(f"m/{name}.ko", 0o100644, data) for name, data in loaded]
     return cpio(entries)
 
