@@ -7,6 +7,9 @@ cd "$(dirname "$0")/.."
 
 build=${BUILD:-build}
 bin=$build/bin guests=$build/guests out=$build/demo
+patience=${HV_STRETCH:-1} # an emulated processor is given more time
+tmp=${HVLAB_BOX:+/run}    # in the box /tmp is another machine's, and holds no sockets
+where=${HVLAB_BOX:+"KVM, on an emulated AMD-V"}
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ] && [ "${TERM:-dumb}" != dumb ]; then
 	bold=$'\033[1m' dim=$'\033[2m' green=$'\033[32m' red=$'\033[31m' off=$'\033[0m'
 else
@@ -29,7 +32,7 @@ say() {
 try() { # words of the command
 	printf '%s$ %s%s\n' "$green" "${*//$build\//build/}" "$off"
 	local rc=0
-	timeout -k 2 10 "$@" </dev/null 2>&1 | sed 's/^/  /' || rc=$?
+	timeout -k 2 $((10 * patience)) "$@" </dev/null 2>&1 | sed 's/^/  /' || rc=$?
 	[ $rc -eq 0 ] || stop "that failed with status $rc"
 }
 stop() {
@@ -37,6 +40,13 @@ stop() {
 	exit 1
 }
 
+# Without KVM there is another machine that has it, an emulated one; the story is the same there, and slower.
+if ! [ -e /dev/kvm ] && [ "$(uname -m)" = x86_64 ] && command -v qemu-system-x86_64 busybox >/dev/null; then
+	say "This kernel offers no KVM (/dev/kvm is missing). So the demo runs in the box: an emulated PC with AMD-V, which \
+QEMU makes out of software, and which sees the files of this machine. It starts in about ten seconds; every exit is \
+slower there than on a processor that has virtualisation."
+	exec labs/hvlab box --timeout 900 -- "$PWD/docs/demo.sh"
+fi
 if ! [ -r /dev/kvm ] || ! [ -w /dev/kvm ]; then
 	if [ -e /dev/kvm ]; then
 		why="/dev/kvm is there, but $(id -un) may not use it"
@@ -49,7 +59,7 @@ if ! [ -r /dev/kvm ] || ! [ -w /dev/kvm ]; then
 fi
 
 # A runtime folder of our own: VMs of this demo meet no others. Sockets want a short path.
-scratch=$(mktemp -d /tmp/hvdemo.XXXXXX)
+scratch=$(mktemp -d "${tmp:-/tmp}/hvdemo.XXXXXX")
 export XDG_RUNTIME_DIR=$scratch XDG_STATE_HOME=$scratch
 vm=
 clean() {
@@ -71,7 +81,7 @@ mkdir -p "$out"
 
 # Waits until a file's new part has the text, at most some seconds.
 await() { # text, file, seconds
-	for ((i = 0; i < $3 * 20; i++)); do
+	for ((i = 0; i < $3 * 20 * patience; i++)); do
 		if grep -qaF -- "$1" "$2" 2>/dev/null; then return 0; fi
 		sleep 0.05
 	done
@@ -83,8 +93,8 @@ ask() { # a command line for the guest; shows what it prints
 	local from
 	from=$(stat -c %s "$serial")
 	printf '%s$ build/bin/hvctl demo send "%s"%s\n' "$green" "$*" "$off"
-	timeout 5 "$bin/hvctl" demo send "$*" >/dev/null </dev/null || stop "the VM did not take the command"
-	for ((i = 0; i < 100; i++)); do
+	timeout $((5 * patience)) "$bin/hvctl" demo send "$*" >/dev/null </dev/null || stop "the VM did not take the command"
+	for ((i = 0; i < 100 * patience; i++)); do
 		if tail -c +$((from + 1)) "$serial" | tr -d '\r' | tail -n 1 | grep -qa '^> $'; then break; fi
 		sleep 0.05
 	done
@@ -95,7 +105,7 @@ scene "1. The first exits"
 say "hello.bin is sixteen instructions in real mode: no operating system, no BIOS. Each byte it writes to port 0x3f8 \
 takes the CPU out of the guest (an exit), into hvrun, and back. --stats counts them and says what each one cost us:"
 echo
-try "$bin/hvrun" --timeout 10 --stats "$guests/hello.bin"
+try "$bin/hvrun" --timeout $((10 * patience)) --stats "$guests/hello.bin"
 say "\"io\" is the serial port; the last exit is hlt, which ends a VM that has no interrupts. \"mean\" is the time \
 that hvrun itself took for an exit."
 
@@ -103,9 +113,9 @@ scene "2. A guest that listens"
 say "shell is a small system of its own: long mode, interrupts, a command line on the serial line. It runs in the \
 background now, and we type by hvctl, which finds it by its name:"
 echo
-printf '%s$ build/bin/hvrun --name demo --timeout 60 --serial file:%s build/guests/shell &%s\n' \
-	"$green" "$serial" "$off"
-"$bin/hvrun" --name demo --timeout 60 --serial "file:$serial" "$guests/shell" </dev/null 2>"$scratch/errors" &
+printf '%s$ build/bin/hvrun --name demo --timeout %s --serial file:%s build/guests/shell &%s\n' \
+	"$green" $((60 * patience)) "$serial" "$off"
+"$bin/hvrun" --name demo --timeout $((60 * patience)) --serial "file:$serial" "$guests/shell" </dev/null 2>"$scratch/errors" &
 vm=$!
 await '> ' "$serial" 10
 tr -d '\r' <"$serial" | grep -va '^> \?$' | sed 's/^/  /'
@@ -133,7 +143,7 @@ among them, though the shell sleeps in it between two keys: this VM has a local 
 A signal is what made it pause."
 echo
 printf '%s$ build/bin/hvctl demo info exits%s\n' "$green" "$off"
-timeout 10 "$bin/hvctl" demo info exits </dev/null | head -n 10 | sed 's/^/  /' || true
+timeout $((10 * patience)) "$bin/hvctl" demo info exits </dev/null | head -n 10 | sed 's/^/  /' || true
 printf '%s  ...%s\n' "$dim" "$off"
 
 scene "5. A trace to open"
@@ -146,10 +156,10 @@ ask sum
 trace=$(cd "$out" && pwd)/exits.json
 rm -f "$trace"
 printf '%s$ build/bin/hvctl demo trace save build/demo/exits.json%s\n' "$green" "$off"
-timeout 10 "$bin/hvctl" demo trace save "$trace" >/dev/null </dev/null || stop "the trace could not be saved"
+timeout $((10 * patience)) "$bin/hvctl" demo trace save "$trace" >/dev/null </dev/null || stop "the trace could not be saved"
 printf '  %s exits recorded\n' "$(grep -c '"ph":"X"' "$trace")"
 try "$bin/hvctl" demo stop
-for ((i = 0; i < 100; i++)); do
+for ((i = 0; i < 100 * patience; i++)); do
 	kill -0 "$vm" 2>/dev/null || break
 	sleep 0.05
 done
@@ -179,7 +189,7 @@ fi
 disk() { # words of the command
 	printf '%s$ hvmigrate %s%s\n' "$green" "$*" "$off"
 	local rc=0
-	(cd "$disks" && timeout -k 2 20 "$bin/hvmigrate" "$@") </dev/null 2>&1 | sed 's/^/  /' || rc=$?
+	(cd "$disks" && timeout -k 2 $((20 * patience)) "$bin/hvmigrate" "$@") </dev/null 2>&1 | sed 's/^/  /' || rc=$?
 	[ $rc -eq 0 ] || stop "that failed with status $rc"
 }
 disk info vmware.vmdk
@@ -211,12 +221,12 @@ echo
 truncate -s 300K "$disks/vmware.vmdk"
 printf '%s$ truncate -s 300K vmware.vmdk; hvmigrate convert vmware.vmdk again.raw%s\n' "$green" "$off"
 rc=0
-(cd "$disks" && timeout -k 2 20 "$bin/hvmigrate" convert -q vmware.vmdk again.raw) </dev/null >"$scratch/refused" 2>&1 || rc=$?
+(cd "$disks" && timeout -k 2 $((20 * patience)) "$bin/hvmigrate" convert -q vmware.vmdk again.raw) </dev/null >"$scratch/refused" 2>&1 || rc=$?
 fold -s -w $((width - 2)) "$scratch/refused" | sed 's/^/  /; s/ *$//'
 if [ $rc -ne 3 ] || [ -e "$disks/again.raw" ]; then stop "a damaged image was not refused, but ended with status $rc"; fi
 printf '  (status 3, and no again.raw)\n'
 
-printf '\n%sThat was hvkit on a real KVM.%s What to do next:\n' "$bold" "$off"
+printf '\n%sThat was hvkit on %s.%s What to do next:\n' "$bold" "${where:-a real KVM}" "$off"
 cat <<END
   open ${trace#"$PWD"/} in https://ui.perfetto.dev or chrome://tracing: every exit, one bar each
   build/bin/hvrun build/guests/shell     the same guest on your terminal (Ctrl-A x ends it)

@@ -54,18 +54,25 @@ $(BENCH_IMAGES): $(BUILD)/bench/%.bin: tests/bench/%.S $(BUILD)/flags
 	$(Q)$(CC) -m32 -c -o $(@:.bin=.o) $<
 	$(Q)ld -m elf_i386 -Ttext 0x1000 --oformat binary -e 0x1000 -o $@ $(@:.bin=.o)
 
-RUN = tests/run --build $(BUILD) $(if $(SAN),--san $(SAN)) $(addprefix --only ,$(T))
+# IN_BOX: where there is no KVM, which of the tests that need it run on the emulated PC (tests/run --help).
+IN_BOX ?=
+RUN = tests/run --build $(BUILD) $(if $(SAN),--san $(SAN)) $(if $(IN_BOX),--box $(IN_BOX)) $(addprefix --only ,$(T))
 
-.PHONY: unit replay fuzz fuzz-bins e2e check test test-bins bench bench-bins lint format
+.PHONY: unit replay fuzz fuzz-bins e2e check test test-box test-bins bench bench-bins lint format
 unit: $(UNIT_BINS) ## Build the unit tests (build/tests/unit-ROOM)
 replay: $(REPLAY_BINS)
 test-bins: tools guests labs unit replay $(E2E_BINS) $(if $(SAN),,libs)
 
 # `make test` may have to install packages first; what pkg-config says is read when make starts, so it starts anew.
 test: ## Install what is missing, build, and run all tests in parallel
-	@tests/deps build test
+	@tests/deps build test $(if $(wildcard /dev/kvm),,box)
 	@$(MAKE) --no-print-directory $(ALL_CPUS) test-bins
 	@CC="$(CC)" $(RUN)
+
+test-box: ## Run all tests with KVM's on an emulated PC with AMD-V (hours; T=PATTERN: only these)
+	@tests/deps build test box
+	@$(MAKE) --no-print-directory $(ALL_CPUS) test-bins
+	@CC="$(CC)" $(RUN) --no-kvm --box all
 
 e2e: tools guests labs $(E2E_BINS) ## Run the end-to-end tests only
 	@CC="$(CC)" $(RUN) --kind e2e

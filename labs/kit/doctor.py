@@ -30,6 +30,7 @@ except ImportError:  # Windows, which is told what to do instead
 OK, LIMITED, MISSING = "ok", "limited", "missing"
 ALL_LABS = tuple(range(1, 13))
 PYTHON = (3, 10)
+STRETCH = max(1, int(os.environ.get("HV_STRETCH") or 1))  # a machine that is itself emulated waits longer
 PROBE_SECONDS = 10
 HERE = os.path.dirname(os.path.abspath(__file__))
 BOX = ("`hvlab box` gives a shell on an emulated PC with AMD-V, on any x86-64 Linux (it needs qemu-system-x86 and busybox-static); "
@@ -142,7 +143,7 @@ class Host:
         except OSError as error:
             return subprocess.CompletedProcess(argv, None, str(error), "")
         try:
-            out, _ = process.communicate(timeout=seconds)
+            out, _ = process.communicate(timeout=seconds * STRETCH)
             return subprocess.CompletedProcess(argv, process.returncode, out, "")
         except subprocess.TimeoutExpired:
             try:
@@ -401,7 +402,7 @@ def check_first_vm(host: Host, said: dict, ended: str) -> list[Check]:
                       f"{ran.get('first', 0) / 1e3:.0f} us, {ran.get('each', 0) / 1e3:.1f} us an exit (Python's part included)")]
     if ended == "timeout":
         last = list(said)[-1] if said else "start"
-        return [Check(group, name, MISSING, f"it did not come back in {PROBE_SECONDS} s, after the step \"{last}\"",
+        return [Check(group, name, MISSING, f"it did not come back in {PROBE_SECONDS * STRETCH} s, after the step \"{last}\"",
                       "KVM takes the guest and never returns: this kernel's KVM is broken, or the machine below it is",
                       "restart the machine; if it comes again: " + BOX, ALL_LABS)]
     if "EBUSY" in ended:

@@ -145,6 +145,10 @@ class Child:
                 for pipe in self.pipes():
                     selector.register(pipe.read_end, selectors.EVENT_READ, pipe)
                 self._wait(selector, deadline, 0.25 if handle is not None else 0.02)
+            except BaseException:  # whoever waited is interrupted: nothing is left running
+                self._signal(signal.SIGKILL)
+                self.process.wait()
+                raise
             finally:
                 if handle is not None:
                     os.close(handle)

@@ -7,9 +7,11 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -366,6 +368,8 @@ int main(int argc, char **argv)
 		o.kvm = "/dev/kvm";
 	if (parse(&o, argc, argv, &status))
 		return status;
+	/* Whoever asked for the record may go without a word, and then nobody would send SIGTERM. */
+	(void)prctl(PR_SET_PDEATHSIG, SIGTERM);
 	if (open_files(&s))
 		return EXIT_NOT_RUN;
 	if (!o.plain)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """hvmigrate import: whole appliances, as other systems export them, to the same bytes and a description that hvrun
 takes; and what is refused in them."""
+# kvm: none
 import gzip
 import hashlib
 import io

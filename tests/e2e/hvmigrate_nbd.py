@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """hvmigrate and NBD servers: QEMU's, nbdkit, and one of ours that is slow, unusual or hostile."""
 # limit: 180
+# kvm: none
 from hvmigrate_common import *
 
 MIB = 1 << 20

@@ -3,6 +3,7 @@
 another format, by hvmigrate or by qemu-img, and so on. After each step the image's bytes, its map and its comparison
 with the step before must be what the writes make them."""
 # limit: 240
+# kvm: none
 import shutil
 from disks import *
 

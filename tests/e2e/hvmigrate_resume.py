@@ -3,6 +3,7 @@
 those of a run that nobody killed, and so is the file, where it has no random ids. A changed source is noticed and
 refused; nothing is left behind."""
 # limit: 300
+# kvm: none
 import shutil
 import signal
 import time

@@ -2,6 +2,7 @@
 """Every reader times every writer: images that qemu-img made become the same bytes again, and what hvmigrate writes passes
 qemu-img's check and is read back by it to the same bytes."""
 # limit: 240
+# kvm: none
 import itertools
 import shutil
 from disks import *

@@ -2,6 +2,7 @@
 """Table entries that lead two blocks of a disk to the same bytes, or a block into a table: none of them is wrong by itself,
 and the disk would have bytes that it never had. Every format refuses, in convert and in compare, with itself too."""
 # limit: 120
+# kvm: none
 import struct
 from disks import *
 

@@ -7,6 +7,7 @@ The many are done in one process by build/tests/cut, which calls what the tool c
 A flipped byte may lead to other bytes of the disk where a format has no checksum for it, or lie in the data; what is
 asked of flips is an orderly end."""
 # limit: 600
+# kvm: none
 import multiprocessing
 import signal
 import time

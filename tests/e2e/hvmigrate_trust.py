@@ -2,6 +2,7 @@
 """What may be trusted: names that contradict contents, sources that change while they are read, destinations that come
 into being meanwhile, parents in a circle, disks of a thousand extents, and a salvage inside the sandbox."""
 # limit: 120
+# kvm: none
 import resource
 import struct
 import threading

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """hvlab hint and explain: one step further each time, names that are nearly right, and every text of every lab."""
+# kvm: none
 import importlib.util
 import re
 import shutil

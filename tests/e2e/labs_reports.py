@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Reports of a grading: each format fits its schema, tells the truth, and is never half on disk."""
+# kvm: none
 import re
 import threading
 import time

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """The similarity report: disguised copies are found, independent solutions of the same task aren't, starters don't count."""
+# kvm: none
 import re
 import tarfile
 

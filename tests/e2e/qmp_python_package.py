@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """QEMU's own Python client (package qemu.qmp): it connects, negotiates, executes, hears events, and says goodbye."""
+# kvm: none
 import asyncio
 
 from qmp_common import RUNTIME, skip, vm
