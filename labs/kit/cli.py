@@ -89,6 +89,16 @@ def do_diff(tree, options):
     return work.diff(tree, load_lab(tree, options.lab), options.last, trees.colour())
 
 
+def need_kvm(options):
+    """Nobody is graded where no VM can be made; a person is told where it can be done."""
+    device = os.environ.get("HV_KVM_DEVICE") or "/dev/kvm"
+    if not os.path.exists(device):
+        raise trees.TreeError(f"{device} is missing, so no VM can be made here. On an emulated PC that has one: hvlab box -- "
+                              f"hvlab {options.command} {options.lab}; hvlab doctor tells what else can be done")
+    if not os.access(device, os.R_OK | os.W_OK):
+        raise trees.TreeError(f"{device} may not be used by you; hvlab doctor tells the cure")
+
+
 def do_run(tree, options):
     from kit import runlab
     load_lab(tree, options.lab)
@@ -97,12 +107,15 @@ def do_run(tree, options):
 
 def do_grade(tree, options):
     from kit import grading
+    if not options.format:  # another program wants its report, whatever is in it
+        need_kvm(options)
     numbers = tree.numbers() if options.lab == "all" else [load_lab(tree, options.lab).number]
     return grading.main(tree, numbers, options)
 
 
 def do_watch(tree, options):
     from kit import watch
+    need_kvm(options)
     return watch.main(tree, load_lab(tree, options.lab), options)
 
 

@@ -288,7 +288,7 @@ def check_backend(host: Host) -> Check:
         return Check(group, "back end", OK, "Intel VT-x (kvm_intel)")
     if svm and host.there("/sys/module/kvm_amd"):
         return Check(group, "back end", OK, "AMD-V (kvm_amd)")
-    if host.there("/sys/module/kvm_pvm"):
+    if host.there("/sys/module/kvm_pvm") and os.path.exists(host.device):
         return Check(group, "back end", LIMITED, "software (kvm_pvm)",
                      "all labs can be done; a guest's kernel code is slow, and states that a processor refuses are taken: your code may "
                      "pass here and be refused by VT-x", "nothing to do; have the last word on a machine with VT-x or AMD-V")
@@ -296,6 +296,8 @@ def check_backend(host: Host) -> Check:
         name = "kvm_intel" if vmx else "kvm_amd"
         return Check(group, "back end", MISSING, f"the module {name} is not loaded", "without it there is no /dev/kvm",
                      f"sudo modprobe {name}; if that says \"not supported\", switch virtualisation on in the firmware", ALL_LABS)
+    if not os.path.exists(host.device):
+        return Check(group, "back end", MISSING, "none", "the kernel has no KVM for this processor", "see /dev/kvm below", ALL_LABS)
     return Check(group, "back end", LIMITED, "one that this program doesn't know", "the labs may work", "see what the first VM says below")
 
 
@@ -329,9 +331,9 @@ def check_device(host: Host) -> list[Check]:
         info = os.stat(device)
     except OSError:
         if host.in_container():
-            cure = "start the container with --device /dev/kvm (on a host that has it)"
+            cure = "start the container with --device /dev/kvm (on a host that has it); where that can't be: " + BOX
         elif host.wsl():
-            cure = hypervisor(host)[1] + "; then sudo modprobe kvm_intel or kvm_amd"
+            cure = hypervisor(host)[1] + "; then sudo modprobe kvm_intel or kvm_amd; where that can't be: " + BOX
         else:
             cure = "see processor and back end above; where they can't be helped: " + BOX
         return [Check(group, "/dev/kvm", MISSING, f"{device} is not there", "no VM can be made", cure, ALL_LABS)]

@@ -43,6 +43,9 @@ check("256 MiB" in done.stderr, "too little memory is refused before anything is
 done = run(HVLAB, "box", "--kernel", TMP / "none", "--", "true", status=1, env=ENV)
 check("none" in done.stderr, "a folder without a kernel is refused", done.stderr)
 run(HVLAB, "box", "--help", env=ENV)
+for command in (("grade", "1"), ("watch", "1", "--times", "1")):
+    done = run(HVLAB, *command, status=1, env={**ENV, "HV_KVM_DEVICE": "/nonexistent"})
+    check(f"hvlab box -- hvlab {command[0]} 1" in done.stderr, f"{command[0]} without KVM says where to go", done.stderr)
 
 first = box("--", "sh", "-c", "test -w /dev/kvm && grep -o -m 1 svm /proc/cpuinfo; pwd; printf 'a\\nb\\r\\n'; echo later >made; "
             "echo aside >&2; exit 7")

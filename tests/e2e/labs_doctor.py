@@ -109,13 +109,15 @@ nested = machine({"proc/cpuinfo": "flags : svm hypervisor\n", "sys/class/dmi/id/
 expect(doctor.check_processor(nested), "virtualisation", "ok", "AMD-V", "nested in QEMU")
 for flags, module, verdict, words in (("vmx", "kvm_intel", "ok", "VT-x"), ("svm", "kvm_amd", "ok", "AMD-V"), ("fpu", "kvm_pvm", "limited", "software"),
                                       ("vmx", "kvm", "missing", "modprobe kvm_intel"), ("svm", "kvm", "missing", "modprobe kvm_amd")):
-    host = machine({"proc/cpuinfo": f"flags : {flags}\n", f"sys/module/{module}": None})
+    host = machine({"proc/cpuinfo": f"flags : {flags}\n", f"sys/module/{module}": None, "dev/kvm": ""})
     expect([doctor.check_backend(host)], "back end", verdict, words)
+for module in ("kvm_pvm", "kvm"):  # built in, but it serves this processor not
+    expect([doctor.check_backend(machine({"proc/cpuinfo": "flags : fpu\n", f"sys/module/{module}": None}))], "back end", "missing", "none")
 
 # --- the device -------------------------------------------------------------------------------------------------------
 box = machine({".dockerenv": ""})
-expect(doctor.check_device(box), "/dev/kvm", "missing", "--device /dev/kvm")
-expect(doctor.check_device(machine({})), "/dev/kvm", "missing", "not there")
+expect(doctor.check_device(box), "/dev/kvm", "missing", "--device /dev/kvm", "hvlab box")
+expect(doctor.check_device(machine({})), "/dev/kvm", "missing", "not there", "hvlab box")
 
 
 def denied(mode, gid, group_file):
