@@ -185,7 +185,7 @@ b=/bin/busybox
 $b mount -t proc proc /proc; $b mount -t sysfs sys /sys; $b mount -t devtmpfs dev /dev
 for m in {modules}; do $b insmod /m/$m.ko; done
 /hold &
-$b mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 host /mnt || {{ echo "box: no 9p"; $b poweroff -f; }}
+$b mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,cache={cache} host /mnt || {{ echo "box: no 9p"; $b poweroff -f; }}
 for f in proc dev sys; do $b mount --move /$f /mnt/$f; done
 $b mkdir -p /mnt/dev/shm /mnt/dev/pts
 $b mount -t tmpfs shm /mnt/dev/shm; $b mount -t devpts pts /mnt/dev/pts; $b mount -t tmpfs run /mnt/run
@@ -206,12 +206,13 @@ cd {cwd} || exit 1
 """
 
 
-def ramdisk(kernel, script, status):
+def ramdisk(kernel, script, status, cache):
     busybox = shutil.which("busybox")
     if not busybox or b"/ld-linux" in open(busybox, "rb").read(4096):
         raise Trouble("there is no busybox that needs no libraries: install busybox-static")
     loaded = modules(kernel)
-    init = INIT.format(modules=" ".join(name for name, _ in loaded), script=script, status=status)
+    init = INIT.format(modules=" ".join(name for name, _ in loaded), script=script, status=status,
+                       cache="loose" if cache else "none")
     entries = [(name, 0o40755, b"") for name in ("bin", "dev", "proc", "sys", "m", "mnt")]
     with open(busybox, "rb") as file:
         entries += [("bin/busybox", 0o100755, file.read()), ("init", 0o100755, init.encode()), ("hold", 0o100755, holder())]
@@ -306,7 +307,7 @@ def run(options, say):
         script, status = os.path.join(folder, "script"), os.path.join(folder, "status")
         write(script, SCRIPT.format(environment=environment(options), cwd=shlex.quote(os.getcwd()), command=command,
                                     before="stty sane" if interactive else "exec </dev/null"))
-        write(os.path.join(folder, "initrd"), ramdisk(kernel, script, status))
+        write(os.path.join(folder, "initrd"), ramdisk(kernel, script, status, options.cache == "yes"))
         child = subprocess.Popen(qemu(options, kernel, folder, os.path.join(folder, "initrd")), stdin=subprocess.PIPE,
                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=die_with_us)
         saved = termios.tcgetattr(0) if interactive and os.isatty(0) else None
@@ -349,10 +350,13 @@ def arguments(words):
     parser.add_argument("--memory", type=int, default=MEMORY, metavar="MIB", help=f"its memory ({MEMORY})")
     parser.add_argument("--cpus", type=int, default=CPUS, metavar="N", help=f"its CPUs ({CPUS})")
     parser.add_argument("--root", default="/", metavar="FOLDER", help="what it has as its root, an x86-64 Linux (/)")
+    parser.add_argument("--cache", choices=("yes", "no"), help="keep what was read of a file: several times as fast, but changes "
+                        "made outside meanwhile are not seen (for a command: yes; for a shell: no)")
     parser.add_argument("--kernel", metavar="FOLDER", help="an unpacked kernel package instead of this distribution's")
     split = words.index("--") if "--" in words else len(words)
     options = parser.parse_args(words[:split])
     options.command = words[split + 1:]
+    options.cache = options.cache or ("yes" if options.command else "no")
     if options.timeout is None:
         options.timeout = COMMAND_LIMIT if options.command else SHELL_LIMIT
     if options.memory < 256 or not 1 <= options.cpus <= 64 or options.timeout < 0:

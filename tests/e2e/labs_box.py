@@ -60,6 +60,15 @@ check((WHERE / "made").read_text() == "later\n", "and its files are here")
 check(not left(), "nothing stays", left())
 
 hello = pathlib.Path(os.environ["BUILD"])
+(WHERE / "seen").write_text("old")
+shell = subprocess.Popen([str(HVLAB), "box", "--cache", "no", "--", "sh", "-c", "cat seen; until [ -e go ]; do sleep 0.2; done; cat seen"],
+                         env=ENV, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd=WHERE)
+text = shell.stdout.read(3)
+(WHERE / "seen").write_text("new")
+(WHERE / "go").touch()
+text += shell.communicate(timeout=300)[0]
+check(text == b"oldnew", "without a cache, changes made outside are seen", text)
+
 second = box("--", str(hello / "bin/hvrun"), "--stats", str(hello / "guests/hello.bin"))
 check(second.returncode == 0 and b"Hello from real mode!" in second.stdout, "a VM runs there", second.stdout, second.stderr[-500:])
 

@@ -2,6 +2,7 @@
 """A student's way through all labs, from the handed-out tree alone: start, a wrong answer, what the grader names, hints,
 an explanation, the right answer, full marks; and at the end hvrun, built on the student's own files, runs the shell."""
 # limit: 600
+# box: long
 import configparser
 import re
 import shutil
