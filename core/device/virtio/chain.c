@@ -28,6 +28,7 @@ static const char *const error_texts[HV_VIRTQ_ERRORS] = {
 	[HV_VIRTQ_INDIRECT_NEXT] = "an indirect descriptor with another one behind it",
 	[HV_VIRTQ_TABLE_LENGTH] = "an indirect table whose length is no positive multiple of 16",
 	[HV_VIRTQ_TABLE_OUTSIDE] = "an indirect table outside memory",
+	[HV_VIRTQ_BAD_REQUEST] = "a request that makes no sense",
 };
 
 const char *hv_virtq_error_text(enum hv_virtq_error error)

@@ -48,6 +48,7 @@ enum hv_virtq_error {
 	HV_VIRTQ_INDIRECT_NEXT,  /* an indirect descriptor that says that another one follows */
 	HV_VIRTQ_TABLE_LENGTH,   /* an indirect table's length is 0 or no multiple of 16 */
 	HV_VIRTQ_TABLE_OUTSIDE,  /* an indirect table isn't wholly in memory */
+	HV_VIRTQ_BAD_REQUEST, /* the device's type can make no sense of a chain; see hv_virtio_needs_reset */
 	HV_VIRTQ_ERRORS
 };
 
