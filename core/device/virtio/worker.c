@@ -8,7 +8,7 @@
 #include "base/signals.h"
 #include "device/virtio/worker.h"
 
-#define STACK_SIZE (256u << 10)
+#define STACK_SIZE (1u << 20)
 
 static void *worker_thread(void *worker)
 {
