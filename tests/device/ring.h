@@ -65,21 +65,27 @@ static inline void describe(struct ring *r, unsigned index, uint64_t gpa, uint32
 	put_descriptor(r, r->table, index, gpa, length, flags, next);
 }
 
+/* A device may look at them from a thread of its own. */
+static inline void store_shared(struct ring *r, uint64_t gpa, uint16_t value)
+{
+	__atomic_store_n((uint16_t *)(void *)guest_at(r, gpa, 2), htole16(value), __ATOMIC_SEQ_CST);
+}
+
 static inline void set_idx(struct ring *r, uint16_t idx)
 {
 	r->idx = idx;
-	hv_put_le16(guest_at(r, r->available + 2, 2), idx);
+	store_shared(r, r->available + 2, idx);
 }
 
 static inline void make_available(struct ring *r, unsigned head)
 {
-	hv_put_le16(guest_at(r, r->available + 4 + 2u * (r->idx % r->size), 2), (uint16_t)head);
+	store_shared(r, r->available + 4 + 2u * (r->idx % r->size), (uint16_t)head);
 	set_idx(r, (uint16_t)(r->idx + 1));
 }
 
 static inline uint16_t used_idx(struct ring *r)
 {
-	return hv_le16(guest_at(r, r->used + 2, 2));
+	return le16toh(__atomic_load_n((uint16_t *)(void *)guest_at(r, r->used + 2, 2), __ATOMIC_SEQ_CST));
 }
 
 /* The next returned chain: its head, and how many bytes were written. */

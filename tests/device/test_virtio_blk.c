@@ -326,6 +326,8 @@ Test(virtio_blk, it_can_be_reset_and_saved_with_requests_under_way)
 		set_reg(dev, MMIO_NOTIFY, 0);
 		drive_save(dev, &e);
 		hv_enc_free(&e);
+		set_reg(dev, MMIO_STATUS, 0);
+		set_idx(&r, 0);
 		negotiate(dev, MODERN);
 		set_up_queue(dev, &r, 0);
 		driver_ok(dev);

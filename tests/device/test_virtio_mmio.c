@@ -544,6 +544,8 @@ Test(virtio_rng, it_can_be_reset_saved_and_destroyed_in_the_middle_of_requests)
 		set_reg(dev, MMIO_NOTIFY, 0);
 		drive_save(dev, &e);
 		hv_enc_free(&e);
+		set_reg(dev, MMIO_STATUS, 0);
+		set_idx(&r, 0);
 		negotiate(dev, MODERN | HV_VIRTIO_F_EVENT_IDX);
 		set_up_queue(dev, &r, 0);
 		driver_ok(dev);

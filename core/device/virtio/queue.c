@@ -58,16 +58,19 @@ struct table {
 
 /* --- the rings: 16-bit fields that the other side looks at, too --- */
 
-/* What is read after an acquire was written before the release that it saw. The areas are aligned, so these
- * are single loads and stores. */
+/*
+ * Single loads and stores, as the areas are aligned, and all in one order that both sides agree on: what the
+ * driver wrote before an index is there when the index is seen, and in the two places where the device writes
+ * a field and then reads one, the write is visible first.
+ */
 static uint16_t load16(const uint8_t *at)
 {
-	return le16toh(__atomic_load_n((const uint16_t *)(const void *)at, __ATOMIC_ACQUIRE));
+	return le16toh(__atomic_load_n((const uint16_t *)(const void *)at, __ATOMIC_SEQ_CST));
 }
 
 static void store16(uint8_t *at, uint16_t value)
 {
-	__atomic_store_n((uint16_t *)(void *)at, htole16(value), __ATOMIC_RELEASE);
+	__atomic_store_n((uint16_t *)(void *)at, htole16(value), __ATOMIC_SEQ_CST);
 }
 
 /* Behind the available ring the driver says when to interrupt, behind the used ring the device says when to
@@ -223,15 +226,13 @@ static uint16_t waiting(const struct hv_virtq *q)
 /*
  * The driver need not notify of what the device finds by itself. So it is told only when the ring is empty
  * (avail_event: notify when idx passes this), and then the ring is looked at again: the driver may have added
- * a chain just before it could see that. The fence keeps the store before the load; the driver has the same
- * between its idx and its look at avail_event.
+ * a chain just before it could see that. The driver has its own idx and avail_event in the same order.
  */
 static uint16_t ask_for_notification(struct hv_virtq *q)
 {
 	if (!q->event_idx)
 		return 0; /* the used ring's flags stay 0, which asks for every notification */
 	store16(avail_event(q), q->taken);
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	return waiting(q);
 }
 
@@ -301,8 +302,8 @@ void hv_virtq_push(struct hv_virtq *q, const struct hv_virtq_chain *chain, uint3
 
 /*
  * With event_idx the driver names the used index whose passing it wants to hear of: did `returned` go past it
- * since it was last looked at? The subtraction is modulo 2^16 and so right across the wrap. The fence is the
- * other half of the driver's: it writes used_event, then looks at the used index once more.
+ * since it was last looked at? The subtraction is modulo 2^16 and so right across the wrap. The driver writes
+ * used_event and then looks at the used index once more, so one of the two sees the other.
  */
 bool hv_virtq_wants_interrupt(struct hv_virtq *q)
 {
@@ -311,7 +312,6 @@ bool hv_virtq_wants_interrupt(struct hv_virtq *q)
 	if (!q->started || q->broken || before == q->returned)
 		return false;
 	q->told = q->returned;
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (!q->event_idx)
 		return !(load16(q->available_at) & AVAILABLE_NO_INTERRUPT);
 	event = load16(used_event(q));
