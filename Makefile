@@ -42,6 +42,9 @@ PKGS      := libelf capstone jansson
 DISK_PKGS := libdeflate libzstd libxxhash nettle libnbd libarchive expat
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) $(DISK_PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+# What a VM's disks need of them: no network disks, no appliances.
+VMM_DISK_PKGS := libdeflate libzstd libxxhash nettle expat
+VMM_DISK_LIBS := $(shell pkg-config --libs $(VMM_DISK_PKGS) 2>/dev/null)
 DISK_LIBS  := $(shell pkg-config --libs $(DISK_PKGS) 2>/dev/null)
 PKG_OK     := $(shell pkg-config --exists $(PKGS) $(DISK_PKGS) 2>/dev/null && echo yes)
 
@@ -97,7 +100,7 @@ $(SHARED): $(BUILD)/sources
 # A folder of tools/ is a tool. tools/NAME/rules.mk may add to NAME_LIBS or say what else it needs.
 TOOLS     := $(notdir $(patsubst %/,%,$(sort $(dir $(wildcard tools/*/*.c)))))
 TOOL_BINS := $(addprefix $(BUILD)/bin/,$(TOOLS))
-hvctl_LIBS := -lreadline
+hvctl_LIBS := -lreadline $(VMM_DISK_LIBS)
 hvrun_LIBS := -lseccomp
 hvmigrate_LIBS := $(DISK_LIBS)
 -include $(wildcard tools/*/rules.mk)

@@ -2,7 +2,7 @@
 # tells what each does. They use the project's compiler, but none of its user-space flags: no sanitizer, no libc, no
 # FPU, and no red zone, which an interrupt would overwrite.
 GUEST_FLAT := hello exits
-GUEST_ELF  := longmode ticks smp dirty shell
+GUEST_ELF  := longmode ticks smp dirty shell virtio
 GUEST_LIB  := bootinfo.c console.c memory.c trap.c trap.S tables.S clock.c apic.c
 
 # What each one is made of beside its own folder: the start code decides by which protocols it can be booted.
@@ -12,6 +12,7 @@ longmode_PARTS := start64.S $(GUEST_LIB)
 ticks_PARTS    := start64.S start32.S $(GUEST_LIB)
 smp_PARTS      := start64.S $(GUEST_LIB)
 dirty_PARTS    := start64.S $(GUEST_LIB)
+virtio_PARTS   := start64.S $(GUEST_LIB)
 shell_PARTS    := multiboot.S start32.S $(GUEST_LIB)
 
 GUEST_CFLAGS := -std=gnu17 -O2 -g -m64 -ffreestanding -fno-builtin -fno-pic -static -mno-red-zone -mgeneral-regs-only \

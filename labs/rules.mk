@@ -15,7 +15,7 @@ $(BUILD)/labs/observe: $(OBSERVE_OBJ) $(BUILD)/sources
 $(BUILD)/labs/rig: $(RIG_OBJ) $(LIBS) $(BUILD)/sources
 	@mkdir -p $(@D)
 	$(call say,LD    $@)
-	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) $(LIBS) $(PKG_LIBS)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) $(LIBS) $(PKG_LIBS) $(VMM_DISK_LIBS)
 
 # A lab's part of the rig may look at what only the file's own room sees (machine/internal.h), and at other labs' parts.
 $(BUILD)/obj/labs/%.o: private ALL_CFLAGS += -Ilabs
@@ -23,7 +23,7 @@ $(BUILD)/obj/labs/%.o: private ALL_CFLAGS += -Ilabs
 # What a student's file is built with: as here, but for what belongs to libraries. Machine-specific paths stay out.
 LAB_CFLAGS = -std=gnu17 -pthread -D_GNU_SOURCE -DHV_VERSION='"$(VERSION)"' -O1 -g -fno-omit-frame-pointer -U_FORTIFY_SOURCE \
              -D_FORTIFY_SOURCE=2 -fstack-protector-strong $(SANF)
-LAB_CORE   = $(call obj,$(filter core/base/%,$(DISK_SRC)) $(HV_SRC))
+LAB_CORE   = $(call obj,$(filter-out core/disk/nbd/% core/disk/appliance/%,$(DISK_SRC)) $(HV_SRC))
 LAB_HVRUN  = $(call obj,$(sort $(wildcard tools/hvrun/*.c))) $(HVRUN_GEN)/filter.o
 LAB_TEXTS  = $(filter-out %.pyc,$(shell find labs docs/labs guests -type f 2>/dev/null)) $(wildcard core/*/*.h)
 
@@ -45,7 +45,7 @@ define write_handout
 @cd labs && python3 -m kit.handout --out $(abspath $(1)) --kit-version $(VERSION) --objcopy $(OBJCOPY) \
 	$(if $(filter handout,$@),--html=$(abspath $(BUILD)/docs/labs-site)) --cflags='$(subst ','\'',$(LAB_CFLAGS))' --warnings='$(filter-out $(NOWARN_clang) -Werror,$(WARN))' \
 	--clang-only='-Wno-gnu-variable-sized-type-not-at-end -Wno-missing-field-initializers' \
-	--libs='$(PKG_LIBS) -lseccomp $(SANF)' --core-objects $(abspath $(LAB_CORE)) --rig-objects $(abspath $(RIG_OBJ)) \
+	--libs='$(PKG_LIBS) $(VMM_DISK_LIBS) -lseccomp $(SANF)' --core-objects $(abspath $(LAB_CORE)) --rig-objects $(abspath $(RIG_OBJ)) \
 	--hvrun-objects $(abspath $(LAB_HVRUN)) --programs $(abspath $(LAB_BINS) $(BUILD)/bin/hvrun) --guests $(abspath $(GUESTS))
 endef
 

@@ -15,8 +15,19 @@ void hv_device_destroy(struct hv_device *dev)
 {
 	if (!dev)
 		return;
+	if (dev->ops->stop)
+		dev->ops->stop(dev);
 	pthread_mutex_destroy(&dev->lock);
 	dev->ops->destroy(dev);
+}
+
+void hv_device_hold(struct hv_device *dev, bool held)
+{
+	if (!dev->ops->hold)
+		return;
+	pthread_mutex_lock(&dev->lock);
+	dev->ops->hold(dev, held);
+	pthread_mutex_unlock(&dev->lock);
 }
 
 int hv_device_load_begin(const struct hv_device *dev, uint16_t version, struct hv_error *err)

@@ -12,6 +12,7 @@
 #define HV_DEVICE_DEVICE_H
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -41,6 +42,16 @@ struct hv_device_ops {
 	/* One line of state for a person, "LCR 0x03, divisor 1, IER 0x01"; size is at least 1. May be NULL.
 	 */
 	void (*describe)(struct hv_device *dev, char *buf, size_t size);
+
+	/*
+	 * Only devices that have threads of their own need these two; NULL for all others. hold with true
+	 * returns when nothing of the device's moves (no request under way, guest memory untouched), and
+	 * nothing will until as many calls with false have come; it may let go of the lock while it waits.
+	 * stop ends the threads for good; called once, before destroy, without the lock.
+	 */
+	void (*hold)(struct hv_device *dev, bool held);
+	void (*stop)(struct hv_device *dev);
+
 	/* Frees the device. No access can be under way. */
 	void (*destroy)(struct hv_device *dev);
 };
@@ -65,6 +76,9 @@ struct hv_power {
 HV_API_BEGIN
 void hv_device_init(struct hv_device *dev, const struct hv_device_ops *ops);
 void hv_device_destroy(struct hv_device *dev); /* dev may be NULL */
+
+/* The hold operation, where there is one; takes the lock itself. For whoever stops a whole machine. */
+void hv_device_hold(struct hv_device *dev, bool held);
 
 /*
  * For a device's load. begin: 0 when version is the one that this build saves. end: 0 when every byte of the

@@ -179,6 +179,16 @@ int hv_disk_zero(struct hv_disk *disk, struct hv_disk_io *io, uint64_t offset, u
 /* What was written before is on stable storage afterwards. */
 int hv_disk_flush(struct hv_disk *disk, struct hv_error *err);
 
+/* 0 when hv_disk_write could, before anything is changed; else its -EROFS or -ENOTSUP. */
+int hv_disk_may_write(const struct hv_disk *disk, struct hv_error *err);
+
+/*
+ * Locks the files of the chain until close: those that are open for writing against everyone, the others
+ * against writers. -EBUSY when another process, or another disk of this one, is in the way. Advisory; a file
+ * system without locks is not refused.
+ */
+int hv_disk_lock(struct hv_disk *disk, struct hv_error *err);
+
 /* --- creating --------------------------------------------------------------------------------------------- */
 
 struct hv_disk_create {

@@ -241,6 +241,21 @@ static void know_data(struct hv_disk_file *f, uint64_t offset, uint64_t end)
 	__atomic_store_n(&f->data_last, i, __ATOMIC_RELAXED);
 }
 
+/* No data follows: a hole, as far as the file still reaches. What someone has cut off is data, so that
+ * reading it fails. */
+static int seek_behind_data(const struct hv_disk_file *f, uint64_t offset, bool *data, uint64_t *end,
+			    struct hv_error *err)
+{
+	struct stat st;
+
+	if (fstat(f->fd, &st) < 0)
+		return hv_fail_errno(err, "%s: its size can't be told", f->path);
+	*data = f->base + offset >= (uint64_t)st.st_size;
+	if (!*data && (uint64_t)st.st_size - f->base < *end)
+		*end = (uint64_t)st.st_size - f->base;
+	return 0;
+}
+
 int hv_disk_file_seek(struct hv_disk_file *f, uint64_t offset, bool *data, uint64_t *end,
 		      struct hv_error *err)
 {
@@ -252,10 +267,8 @@ int hv_disk_file_seek(struct hv_disk_file *f, uint64_t offset, bool *data, uint6
 	if (offset >= size || f->block_device || known_data(f, offset, end))
 		return 0;
 	next = lseek(f->fd, (off_t)(f->base + offset), SEEK_DATA);
-	if (next < 0 && errno == ENXIO) {
-		*data = false;
-		return 0;
-	}
+	if (next < 0 && errno == ENXIO)
+		return seek_behind_data(f, offset, data, end, err);
 	if (next < 0)
 		return errno == EINVAL ? 0 : hv_fail_errno(err, "%s: its holes can't be told", f->path);
 	*data = (uint64_t)next <= f->base + offset;

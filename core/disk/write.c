@@ -7,7 +7,7 @@
 #include "base/bytes.h"
 #include "disk/disk_impl.h"
 
-static int may_write(const struct hv_disk *d, struct hv_error *err)
+int hv_disk_may_write(const struct hv_disk *d, struct hv_error *err)
 {
 	if (!d->writable)
 		return hv_fail(err, EROFS, "%s: opened for reading only", d->path);
@@ -129,7 +129,7 @@ int hv_disk_write(struct hv_disk *d, struct hv_disk_io *io, const void *buf, siz
 		  struct hv_error *err)
 {
 	const uint8_t *from = buf;
-	int rc = may_write(d, err);
+	int rc = hv_disk_may_write(d, err);
 
 	if (rc < 0)
 		return rc;
@@ -176,7 +176,7 @@ int hv_disk_zero(struct hv_disk *d, struct hv_disk_io *io, uint64_t offset, uint
 		 struct hv_error *err)
 {
 	uint64_t unit = d->block_size ? d->block_size : 1, head, body;
-	int rc = may_write(d, err);
+	int rc = hv_disk_may_write(d, err);
 
 	if (rc < 0)
 		return rc;

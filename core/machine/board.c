@@ -43,7 +43,7 @@ static void ioapic_route(void *ctx, unsigned pin, uint64_t address, uint32_t dat
 		hv_log(m->log, HV_LOG_WARN, "%s", err.text);
 }
 
-static struct hv_irq_line irq_line(struct hv_machine *m, unsigned gsi)
+struct hv_irq_line hv_board_irq(struct hv_machine *m, unsigned gsi)
 {
 	struct hv_irq_line line = {.gsi = gsi};
 
@@ -84,7 +84,8 @@ static int create_devices(struct hv_machine *m, struct hv_error *err)
 			return rc;
 		m->ioapic = m->devices[0];
 	}
-	rc = place(m, hv_serial_create(m->chardev, irq_line(m, 4), &dev, err), &dev, &m->pio, 0x3f8, 8, err);
+	rc = place(m, hv_serial_create(m->chardev, hv_board_irq(m, 4), &dev, err), &dev, &m->pio, 0x3f8, 8,
+		   err);
 	if (!rc && m->chardev) {
 		hv_chardev_connect(m->chardev, hv_serial_input, dev);
 		hv_chardev_set_wanted(m->chardev, hv_smp_wanted, m);
@@ -106,7 +107,7 @@ static int create_devices(struct hv_machine *m, struct hv_error *err)
 		rc = hv_bus_add(&m->pio, 0x64, 1, 4, dev, err);
 	if (!rc)
 		rc = hv_bus_add(&m->pio, 0x92, 1, 0x32, dev, err);
-	return rc;
+	return rc ? rc : hv_board_create_virtio(m, err);
 }
 
 /* --- the machine --- */
@@ -252,9 +253,16 @@ int hv_board_reset(struct hv_machine *m, struct hv_error *err)
 	return rc;
 }
 
+void hv_board_hold(struct hv_machine *m, bool held)
+{
+	for (unsigned i = 0; i < m->device_count; i++)
+		hv_device_hold(m->devices[i], held);
+}
+
 void hv_board_destroy(struct hv_machine *m)
 {
 	hv_board_close(m);
+	hv_board_hold(m, true); /* none uses another, or memory, on its way */
 	for (unsigned i = 0; i < m->cpu_count && m->cpus; i++) {
 		hv_vcpu_destroy(&m->cpus[i].vcpu);
 		hv_recorder_free(&m->cpus[i].recorder);

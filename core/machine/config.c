@@ -37,6 +37,8 @@ void hv_config_free(struct hv_config *c)
 {
 	for (unsigned i = 0; i < c->initrd_count; i++)
 		free(c->initrd[i]);
+	for (unsigned i = 0; i < c->disk_count; i++)
+		free(c->disks[i]);
 	free(c->image);
 	free(c->append);
 	free(c->cpu_text);
@@ -53,6 +55,7 @@ int hv_config_copy(struct hv_config *to, const struct hv_config *from, struct hv
 
 	*to = *from;
 	memset(to->initrd, 0, sizeof(to->initrd));
+	memset(to->disks, 0, sizeof(to->disks));
 	for (size_t i = 0; i < HV_ARRAY_SIZE(new); i++) {
 		*new[i] = old[i] ? strdup(old[i]) : NULL;
 		whole = whole && (!old[i] || *new[i]);
@@ -60,6 +63,10 @@ int hv_config_copy(struct hv_config *to, const struct hv_config *from, struct hv
 	for (unsigned i = 0; i < from->initrd_count; i++) {
 		to->initrd[i] = strdup(from->initrd[i]);
 		whole = whole && to->initrd[i];
+	}
+	for (unsigned i = 0; i < from->disk_count; i++) {
+		to->disks[i] = strdup(from->disks[i]);
+		whole = whole && to->disks[i];
 	}
 	return whole ? 0 : hv_fail(err, ENOMEM, "no memory for a copy of the configuration");
 }
@@ -180,6 +187,24 @@ static int set_append(struct hv_config *c, const char *key, const char *value, c
 	return keep_string(&c->append, value, err);
 }
 
+/* The path comes first, so it is made to count from folder as any other. */
+static int set_disk(struct hv_config *c, const char *key, const char *value, const char *folder,
+		    struct hv_error *err)
+{
+	struct hv_disk_spec spec;
+	char *kept = NULL;
+	int rc;
+
+	if (c->disk_count == HV_DISKS_MAX)
+		return hv_fail_usage(err, "%s: more than %d disks", key, HV_DISKS_MAX);
+	rc = hv_disk_spec_parse(&spec, value, err);
+	if (!rc)
+		rc = keep_path(&kept, key, value, folder, err);
+	if (!rc)
+		c->disks[c->disk_count++] = kept;
+	return rc;
+}
+
 static int set_serial(struct hv_config *c, const char *key, const char *value, const char *folder,
 		      struct hv_error *err)
 {
@@ -281,6 +306,12 @@ static int set_paused(struct hv_config *c, const char *key, const char *value, c
 	return parse_bool(key, value, &c->paused, err);
 }
 
+static int set_rng(struct hv_config *c, const char *key, const char *value, const char *folder,
+		   struct hv_error *err)
+{
+	return parse_bool(key, value, &c->rng, err);
+}
+
 static int set_stats(struct hv_config *c, const char *key, const char *value, const char *folder,
 		     struct hv_error *err)
 {
@@ -301,9 +332,9 @@ static int set_sandbox(struct hv_config *c, const char *key, const char *value, 
 
 /* Which function sets which option, in the order of hv_config_options. */
 static set_fn *const setters[] = {
-	set_name,   set_mem,     set_cpus,  set_boot,    set_load_addr, set_initrd,
-	set_append, set_serial,  set_cpu,   set_irqchip, set_paused,    set_gdb,
-	set_trace,  set_timeout, set_stats, set_verbose, set_sandbox,
+	set_name,  set_mem,     set_cpus,   set_boot,    set_load_addr, set_initrd, set_append,
+	set_disk,  set_rng,     set_serial, set_cpu,     set_irqchip,   set_paused, set_gdb,
+	set_trace, set_timeout, set_stats,  set_verbose, set_sandbox,
 };
 
 const struct hv_config_option hv_config_options[] = {
@@ -314,6 +345,8 @@ const struct hv_config_option hv_config_options[] = {
 	{"load-addr", "ADDR", "where a flat image goes and starts (0x1000)"},
 	{"initrd", "FILE", "a module for multiboot or PVH; may be given again"},
 	{"append", "STRING", "the guest's command line"},
+	{"disk", "FILE", "a virtio disk; FILE[,format=F][,ro][,serial=S]; may be given again"},
+	{"rng", NULL, "a virtio device that gives random bytes"},
 	{"serial", "WHERE", "stdio, none, pty, file:PATH or unix:PATH (stdio)"},
 	{"cpu", "MODEL", "host or baseline, and ,-feature to take one away (host)"},
 	{"irqchip", "KIND", "none, split or full (what the image needs)"},

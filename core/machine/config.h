@@ -18,6 +18,7 @@
 #define HV_CPUS_MAX    64
 #define HV_MODULES_MAX 16
 #define HV_MEM_DEFAULT (64ull << 20)
+#define HV_DISKS_MAX   6
 
 struct hv_config {
 	char name[HV_NAME_MAX + 1]; /* "" until hv_config_finish gives one */
@@ -28,7 +29,10 @@ struct hv_config {
 	uint64_t load_addr;
 	char *initrd[HV_MODULES_MAX]; /* "FILE" or "FILE command line" */
 	unsigned initrd_count;
-	char *append; /* guest's command line, NULL for none */
+	char *append;              /* guest's command line, NULL for none */
+	char *disks[HV_DISKS_MAX]; /* as hv_disk_spec_parse reads them, paths resolved */
+	unsigned disk_count;
+	bool rng;
 	struct hv_chardev_config serial;
 	struct hv_cpu_model cpu;
 	char *cpu_text; /* what cpu was parsed from, NULL: host */
@@ -38,6 +42,14 @@ struct hv_config {
 	char *trace;         /* file */
 	uint64_t timeout_ns; /* 0: none */
 	bool stats, verbose, sandbox;
+};
+
+/* A disk's words: "FILE[,format=F][,ro][,serial=S]"; a comma in a value is written twice. */
+struct hv_disk_spec {
+	char path[HV_CHARDEV_PATH_MAX];
+	char format[16]; /* "": found out by content */
+	char serial[21]; /* at most 20 characters */
+	bool readonly;
 };
 
 /* One option, as `hvrun --help` and hv_config_set know it. */
@@ -73,6 +85,9 @@ int hv_config_copy(struct hv_config *to, const struct hv_config *from, struct hv
 /* Checks what only the whole can show (memory against the host's, CPUs against KVM's, a name for the
  * nameless: the image's file name and the PID), and that an image is given. */
 int hv_config_finish(struct hv_config *c, struct hv_error *err);
+
+/* The words of --disk. Whether there is such a format or file is found when it is opened. */
+int hv_disk_spec_parse(struct hv_disk_spec *spec, const char *text, struct hv_error *err);
 
 /* 1 to 64 characters of letters, digits, '.', '_', '-', not starting with '.' or '-'. */
 int hv_name_check(const char *name, struct hv_error *err);

@@ -181,6 +181,9 @@ void hv_config_write(const struct hv_config *c, FILE *out)
 		write_path(out, "initrd", "", c->initrd[i]);
 	if (c->append)
 		write_string(out, "append", "", c->append);
+	for (unsigned i = 0; i < c->disk_count; i++)
+		write_path(out, "disk", "", c->disks[i]);
+	fprintf(out, "rng %s\n", c->rng ? "yes" : "no");
 	write_serial(out, &c->serial);
 	if (c->cpu_text)
 		write_string(out, "cpu", "", c->cpu_text);

@@ -18,8 +18,10 @@
 #include "kvm/state.h"
 #include "machine/machine.h"
 
+struct hv_disk;
+
 #define HV_IMAGE_MAX       (4ull << 30) /* bytes of an image or module */
-#define HV_DEVICES_MAX     16
+#define HV_DEVICES_MAX     32
 #define HV_SUBSCRIBERS_MAX 8
 #define HV_WAIT_LIMIT_NS   5000000000ull /* for a vCPU to come out of KVM_RUN */
 #define HV_VECTORS_MAX     16            /* external interrupts waiting where there is no irqchip */
@@ -70,7 +72,11 @@ struct hv_machine {
 	struct hv_bus pio, mmio;
 	struct hv_device *devices[HV_DEVICES_MAX];
 	unsigned device_count;
-	struct hv_device *ioapic; /* SPLIT only */
+	pthread_mutex_t devices_lock; /* who holds or lets go of the devices; taken before lock */
+	bool devices_held;
+	struct hv_disk *disks[HV_DISKS_MAX]; /* opened, until a device has taken each over */
+	unsigned virtio_windows;             /* virtio devices are in windows 0 up to this */
+	struct hv_device *ioapic;            /* SPLIT only */
 	struct hv_irq_route routes[HV_IOAPIC_PINS];
 	enum hv_irqchip irqchip;
 	int image_fd, initrd_fds[HV_MODULES_MAX];
@@ -192,6 +198,14 @@ int hv_board_boot(struct hv_machine *m,
 		  struct hv_error *err); /* loads the image, sets the first vCPU's registers */
 int hv_board_reset(struct hv_machine *m, struct hv_error *err); /* all parked, lock not held */
 void hv_board_destroy(struct hv_machine *m);
+struct hv_irq_line hv_board_irq(struct hv_machine *m, unsigned gsi); /* a device's line to pin gsi */
+/* Devices with threads of their own: at rest from now on, or working again. No lock held. */
+void hv_board_hold(struct hv_machine *m, bool held);
+
+/* board_virtio.c: the disks' files, before the sandbox; the virtio devices on the MMIO bus. */
+int hv_board_open_disks(struct hv_machine *m, struct hv_error *err);
+int hv_board_create_virtio(struct hv_machine *m, struct hv_error *err);
+void hv_board_close_disks(struct hv_machine *m);
 
 /* diagnose.c: why a vCPU can't go on, for a person. On its thread. */
 void hv_diagnose(struct hv_cpu *cpu, const char *headline, char *text, size_t size);

@@ -24,6 +24,7 @@ static void init_locks(struct hv_machine *m)
 	pthread_mutex_init(&m->lock, NULL);
 	pthread_mutex_init(&m->event_lock, NULL);
 	pthread_mutex_init(&m->debug_lock, NULL);
+	pthread_mutex_init(&m->devices_lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&m->changed, &attr);
@@ -98,6 +99,7 @@ void hv_machine_destroy(struct hv_machine *m)
 	pthread_mutex_destroy(&m->lock);
 	pthread_mutex_destroy(&m->event_lock);
 	pthread_mutex_destroy(&m->debug_lock);
+	pthread_mutex_destroy(&m->devices_lock);
 	free(m);
 }
 

@@ -67,6 +67,8 @@ int hv_board_open(struct hv_machine *m, struct hv_error *err)
 	for (unsigned i = 0; i < c->initrd_count && !rc; i++)
 		rc = open_initrd(c->initrd[i], &m->initrd_fds[i], err);
 	if (!rc)
+		rc = hv_board_open_disks(m, err);
+	if (!rc)
 		rc = hv_kvm_open(&m->kvm, err);
 	if (rc)
 		return rc;
@@ -107,6 +109,7 @@ void hv_board_close(struct hv_machine *m)
 	if (m->query.running)
 		hv_board_cpuid(m, NULL);
 	free(m->query.leaves);
+	hv_board_close_disks(m);
 	hv_kvm_close(&m->kvm);
 	if (m->image_fd >= 0)
 		close(m->image_fd);

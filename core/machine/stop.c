@@ -99,6 +99,25 @@ static int wait_parked(struct hv_machine *m, struct hv_error *err)
 	return 0;
 }
 
+/*
+ * Devices with threads of their own follow the vCPUs: at rest while these are stopped, so that memory stands
+ * still. Called by whoever changed the state, with no lock held; of several at once the last one sees the
+ * state that holds.
+ */
+static void settle_devices(struct hv_machine *m)
+{
+	bool held;
+
+	pthread_mutex_lock(&m->devices_lock);
+	pthread_mutex_lock(&m->lock);
+	held = m->state == HV_STATE_PAUSED || m->state == HV_STATE_DEBUG;
+	pthread_mutex_unlock(&m->lock);
+	if (held != m->devices_held)
+		hv_board_hold(m, held);
+	m->devices_held = held;
+	pthread_mutex_unlock(&m->devices_lock);
+}
+
 static int stop_as(struct hv_machine *m, enum hv_state state, enum hv_event event, struct hv_error *err)
 {
 	int rc = 0;
@@ -119,6 +138,7 @@ static int stop_as(struct hv_machine *m, enum hv_state state, enum hv_event even
 		rc = wait_parked(m, err);
 	}
 	pthread_mutex_unlock(&m->lock);
+	settle_devices(m);
 	return rc;
 }
 
@@ -149,6 +169,7 @@ int hv_machine_resume_mask(struct hv_machine *m, uint64_t cpus, struct hv_error 
 		hv_machine_fire(m, HV_EVENT_RESUME, 0);
 	}
 	pthread_mutex_unlock(&m->lock);
+	settle_devices(m);
 	return rc;
 }
 
@@ -233,6 +254,7 @@ bool hv_machine_debug_event(struct hv_cpu *cpu, const struct kvm_debug_exit_arch
 	if (!m->ending && m->state == HV_STATE_RUNNING)
 		hold_all(m, HV_STATE_DEBUG, HV_EVENT_DEBUG, (int)cpu->vcpu.index);
 	pthread_mutex_unlock(&m->lock);
+	settle_devices(m);
 	return true;
 }
 

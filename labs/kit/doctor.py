@@ -64,6 +64,11 @@ LIBRARIES = (
     ("gelf.h", "elf", ("libelf-dev", "elfutils-libelf-devel", "libelf")),
     ("capstone/capstone.h", "capstone", ("libcapstone-dev", "capstone-devel", "capstone")),
     ("jansson.h", "jansson", ("libjansson-dev", "jansson-devel", "jansson")),
+    ("libdeflate.h", "deflate", ("libdeflate-dev", "libdeflate-devel", "libdeflate")),
+    ("zstd.h", "zstd", ("libzstd-dev", "libzstd-devel", "zstd")),
+    ("xxhash.h", "xxhash", ("libxxhash-dev", "xxhash-devel", "xxhash")),
+    ("nettle/sha2.h", "nettle", ("nettle-dev", "nettle-devel", "nettle")),
+    ("expat.h", "expat", ("libexpat1-dev", "expat-devel", "expat")),
     ("seccomp.h", "seccomp", ("libseccomp-dev", "libseccomp-devel", "libseccomp")),
 )
 PROGRAMS = (

@@ -34,8 +34,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		hv_config_write(&first, out);
 		fclose(out);
 		/* A path may have become too long by being made absolute; nothing else may go wrong. */
-		if (load(&second, again) == 0 && (first.mem != second.mem || first.cpus != second.cpus ||
-						  first.initrd_count != second.initrd_count))
+		if (load(&second, again) == 0 &&
+		    (first.mem != second.mem || first.cpus != second.cpus ||
+		     first.initrd_count != second.initrd_count || first.disk_count != second.disk_count ||
+		     first.rng != second.rng))
 			abort();
 		hv_config_free(&second);
 	}

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "device/devices.h"
+#include "device/virtio/virtio.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -30,7 +31,55 @@ static void on_line(void *ctx, unsigned gsi, bool level)
 {
 }
 
-enum { SERIAL, DEBUGCON, DEBUGEXIT, I8042, RTC, FWCFG, POST, IOAPIC, KINDS };
+/* The virtio transport, with a type behind it that does nothing but look into its queues, when the guest
+ * asks. */
+static bool guest_asks;
+
+static void virtio_notify(struct hv_virtio *v, unsigned queue)
+{
+	static struct hv_virtq_chain chain;
+
+	for (unsigned i = 0; guest_asks && i < 4 && hv_virtio_pop(v, queue, &chain); i++)
+		hv_virtio_push(v, queue, &chain, 0);
+}
+
+struct virtio {
+	struct hv_virtio v;
+	struct hv_memory mem;
+};
+
+static void virtio_destroy(struct hv_virtio *v)
+{
+	struct virtio *type = hv_container_of(v, struct virtio, v);
+
+	hv_memory_free(&type->mem);
+	free(type);
+}
+
+static const struct hv_virtio_ops virtio_ops = {.name = "fuzz",
+						.id = 1,
+						.version = 1,
+						.queues = 2,
+						.notify = virtio_notify,
+						.destroy = virtio_destroy};
+
+static int virtio_create(struct hv_device **dev)
+{
+	struct virtio *type = calloc(1, sizeof(*type));
+	struct hv_virtio_host host = {.irq = {.set = on_line}};
+
+	if (!type)
+		abort();
+	host.mem = &type->mem;
+	hv_memory_init(&type->mem, NULL);
+	if (hv_memory_add(&type->mem, 0, 0x10000, false, NULL))
+		abort();
+	hv_virtio_init(&type->v, &virtio_ops, &host, 0);
+	*dev = &type->v.dev;
+	return 0;
+}
+
+enum { SERIAL, DEBUGCON, DEBUGEXIT, I8042, RTC, FWCFG, POST, IOAPIC, VIRTIO, KINDS };
 
 static struct hv_device *create(unsigned kind)
 {
@@ -64,6 +113,9 @@ static struct hv_device *create(unsigned kind)
 	case IOAPIC:
 		rc = hv_ioapic_create((struct hv_ioapic_host){.send = on_send, .route = on_route}, &dev,
 				      NULL);
+		break;
+	case VIRTIO:
+		rc = virtio_create(&dev);
 		break;
 	}
 	if (rc)
@@ -125,12 +177,14 @@ static void access_once(struct hv_device *dev, const uint8_t *step)
 
 	if (size > dev->ops->max_access)
 		size = dev->ops->max_access;
+	guest_asks = true;
 	pthread_mutex_lock(&dev->lock);
 	if (step[0] & 1)
 		dev->ops->write(dev, step[1], value, size);
 	else
 		dev->ops->read(dev, step[1], size);
 	pthread_mutex_unlock(&dev->lock);
+	guest_asks = false;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

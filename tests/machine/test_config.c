@@ -61,12 +61,28 @@ Test(config, every_option_of_the_table_is_known)
 Test(config, takes_good_values)
 {
 	static const char *const good[][2] = {
-		{"name", "a-b.c_9"},    {"mem", "128M"},        {"mem", "4096"},
-		{"cpus", "64"},         {"boot", "elf"},        {"load-addr", "0x7c00"},
-		{"initrd", "/m a b"},   {"append", ""},         {"serial", "unix:/tmp/x"},
-		{"serial", "file:out"}, {"cpu", "baseline"},    {"irqchip", "split"},
-		{"gdb", "tcp:1234"},    {"gdb", "unix:/tmp/g"}, {"trace", "t.json"},
-		{"timeout", "2.5"},     {"sandbox", "off"},     {"paused", "no"},
+		{"name", "a-b.c_9"},
+		{"mem", "128M"},
+		{"mem", "4096"},
+		{"cpus", "64"},
+		{"boot", "elf"},
+		{"load-addr", "0x7c00"},
+		{"initrd", "/m a b"},
+		{"append", ""},
+		{"serial", "unix:/tmp/x"},
+		{"serial", "file:out"},
+		{"cpu", "baseline"},
+		{"irqchip", "split"},
+		{"gdb", "tcp:1234"},
+		{"gdb", "unix:/tmp/g"},
+		{"trace", "t.json"},
+		{"timeout", "2.5"},
+		{"sandbox", "off"},
+		{"paused", "no"},
+		{"disk", "d"},
+		{"disk", "/a,,b,ro"},
+		{"rng", "on"},
+		{"disk", "d,format=qcow2,serial=a-1,ro"},
 	};
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(good); i++)
@@ -120,6 +136,48 @@ Test(config, takes_sixteen_modules_and_no_more)
 		cr_assert_eq(hv_config_set(&c, "initrd", "m", &err), 0);
 	cr_assert_eq(hv_config_set(&c, "initrd", "m", &err), -EINVAL);
 	cr_assert_eq(c.initrd_count, HV_MODULES_MAX);
+}
+
+Test(config, a_disks_words_are_parted_at_single_commas)
+{
+	struct hv_disk_spec spec;
+
+	cr_assert_eq(hv_disk_spec_parse(&spec, "/a,,b,format=raw,ro,serial=s,,1", &err), 0, "%s", err.text);
+	cr_assert_str_eq(spec.path, "/a,b");
+	cr_assert_str_eq(spec.format, "raw");
+	cr_assert_str_eq(spec.serial, "s,1");
+	cr_assert(spec.readonly);
+	cr_assert_eq(hv_disk_spec_parse(&spec, "x,,", &err), 0);
+	cr_assert_str_eq(spec.path, "x,");
+	cr_assert_not(spec.readonly);
+	cr_assert_str_eq(spec.format, "");
+}
+
+Test(config, a_disk_that_makes_no_sense_is_refused)
+{
+	static const char *const bad[] = {
+		"",
+		",ro",
+		"d,",
+		"d,rw",
+		"d,ro,",
+		"d,ro=1",
+		"d,format=",
+		"d,serial=",
+		"d,serial=a b",
+		"d,format=0123456789abcdef",
+		"d,serial=012345678901234567890",
+		"d,serial=0123456789012345678901234567890123456789012345678901234567890123456789",
+	};
+
+	for (size_t i = 0; i < HV_ARRAY_SIZE(bad); i++) {
+		cr_assert_eq(hv_config_set(&c, "disk", bad[i], &err), -EINVAL, "'%s'", bad[i]);
+		cr_assert_eq(err.status, HV_EXIT_USAGE);
+	}
+	cr_assert_eq(c.disk_count, 0);
+	for (int i = 0; i < HV_DISKS_MAX; i++)
+		cr_assert_eq(hv_config_set(&c, "disk", "d", &err), 0);
+	cr_assert_eq(hv_config_set(&c, "disk", "d", &err), -EINVAL);
 }
 
 Test(config, a_file_has_keys_values_quotes_and_comments)
@@ -181,6 +239,9 @@ Test(config, what_is_written_is_read_back)
 	hv_config_set(&c, "append", "x='1' \\ # \"q\"\nsecond", NULL);
 	hv_config_set(&c, "initrd", "/m1 one two", NULL);
 	hv_config_set(&c, "initrd", "/m2", NULL);
+	hv_config_set(&c, "disk", "/d,,1,ro,serial=\"x\"", NULL);
+	hv_config_set(&c, "disk", "/e", NULL);
+	hv_config_set(&c, "rng", NULL, NULL);
 	hv_config_set(&c, "serial", "unix:/s", NULL);
 	hv_config_set(&c, "gdb", "unix:/g", NULL);
 	hv_config_set(&c, "trace", "/t", NULL);
@@ -199,6 +260,10 @@ Test(config, what_is_written_is_read_back)
 	cr_assert_str_eq(back.append, c.append);
 	cr_assert_eq(back.initrd_count, 2);
 	cr_assert_str_eq(back.initrd[0], "/m1 one two");
+	cr_assert_eq(back.disk_count, 2);
+	cr_assert_str_eq(back.disks[0], "/d,,1,ro,serial=\"x\"");
+	cr_assert_str_eq(back.disks[1], "/e");
+	cr_assert(back.rng);
 	cr_assert_str_eq(back.serial.path, "/s");
 	cr_assert_str_eq(back.gdb, "unix:/g");
 	cr_assert_str_eq(back.trace, "/t");
@@ -216,9 +281,12 @@ Test(config, a_copy_shares_nothing)
 
 	hv_config_set(&c, "image", "/i", NULL);
 	hv_config_set(&c, "initrd", "/m", NULL);
+	hv_config_set(&c, "disk", "/d", NULL);
 	cr_assert_eq(hv_config_copy(&copy, &c, &err), 0);
 	cr_assert_neq(copy.image, c.image);
 	cr_assert_neq(copy.initrd[0], c.initrd[0]);
+	cr_assert_neq(copy.disks[0], c.disks[0]);
+	cr_assert_str_eq(copy.disks[0], "/d");
 	cr_assert_str_eq(copy.image, "/i");
 	hv_config_free(&copy);
 	cr_assert_str_eq(c.image, "/i");

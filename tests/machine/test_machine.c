@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/bytes.h"
+#include "device/virtio/window.h"
 #include "machine/internal.h"
 #include "machine/machine.h"
 
@@ -631,6 +633,64 @@ static void *meddle(void *arg)
 		cr_assert(rc == 0 || rc == -ESHUTDOWN, "%u: %d %s", my->seed >> 16 & 7, rc, err.text);
 	}
 	return NULL;
+}
+
+/* --- devices with threads of their own --- */
+
+static uint32_t mmio(struct vm *vm, uint64_t gpa)
+{
+	uint8_t bytes[4];
+
+	cr_assert_eq(hv_bus_read(hv_machine_mmio(vm->m), gpa, bytes, 4), 0);
+	return hv_le32(bytes);
+}
+
+Test(machine, virtio_devices_lie_in_their_windows_disks_first)
+{
+	char path[] = "/tmp/hv-disk-XXXXXX", words[64];
+	struct hv_error err = {0};
+	struct vm vm;
+	int fd = mkstemp(path);
+
+	cr_assert(fd >= 0);
+	cr_assert_eq(ftruncate(fd, 8192), 0);
+	close(fd);
+	snprintf(words, sizeof(words), "%s,format=raw", path);
+	make(&vm, count_up, sizeof(count_up), "disk", words);
+	cr_assert_eq(mmio(&vm, HV_VIRTIO_WINDOW_BASE), 0x74726976);
+	cr_assert_eq(mmio(&vm, HV_VIRTIO_WINDOW_BASE + 8), 2, "a block device");
+	cr_assert_eq(mmio(&vm, HV_VIRTIO_WINDOW_BASE + 0x100), 16, "sectors");
+	cr_assert_null(hv_bus_find(hv_machine_mmio(vm.m), HV_VIRTIO_WINDOW_BASE + HV_VIRTIO_WINDOW_STRIDE));
+	start(&vm, false);
+	for (unsigned i = 0; i < 3; i++) {
+		cr_assert_eq(hv_machine_pause(vm.m, &err), 0, "%s", err.text);
+		cr_assert(vm.m->devices_held);
+		cr_assert_eq(hv_machine_pause(vm.m, &err), 0, "%s", err.text);
+		cr_assert_eq(hv_machine_reset(vm.m, &err), 0, "%s", err.text);
+		cr_assert(vm.m->devices_held, "a reset while it is paused doesn't let them go");
+		cr_assert_eq(hv_machine_resume(vm.m, &err), 0, "%s", err.text);
+		cr_assert_not(vm.m->devices_held);
+	}
+	hv_machine_end(vm.m, HV_END_QUIT);
+	finish(&vm);
+	unmake(&vm);
+	unlink(path);
+}
+
+Test(machine, a_disk_that_cannot_be_opened_is_told_before_the_vm_is_made)
+{
+	struct hv_config config;
+	struct hv_machine *m;
+	struct hv_error err = {0};
+
+	hv_config_init(&config);
+	cr_assert_eq(hv_config_set(&config, "image", "/dev/null", &err), 0);
+	cr_assert_eq(hv_config_set(&config, "disk", "/nonexistent/disk,ro", &err), 0);
+	cr_assert_eq(hv_config_finish(&config, &err), 0);
+	cr_assert_eq(hv_machine_open(&config, NULL, NULL, &m, &err), -ENOENT);
+	cr_assert(strstr(err.text, "--disk: /nonexistent/disk"), "%s", err.text);
+	cr_assert_null(m);
+	hv_config_free(&config);
 }
 
 Test(machine, whatever_several_threads_ask_for_at_once_is_done_and_the_end_comes)

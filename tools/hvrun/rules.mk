@@ -26,10 +26,10 @@ $(BUILD)/obj/tests/hvrun/%.o: private ALL_CFLAGS += -Itools/hvrun $(if $(SAN),-D
 # behind them.
 # What the archives need beside them (zlib, zstd with newer libelf) pkg-config knows; one that is not there, and it is shared.
 ifndef SAN
-hvrun_static_libs := $(shell pkg-config --static --libs $(PKGS) libseccomp 2>/dev/null)
+hvrun_static_libs := $(shell pkg-config --static --libs $(PKGS) $(VMM_DISK_PKGS) libseccomp 2>/dev/null)
 hvrun_archives    := $(foreach l,$(filter -l%,$(hvrun_static_libs) $(if $(hvrun_static_libs),-lc)),\
 	$(shell $(CC) $(filter -L%,$(hvrun_static_libs)) -print-file-name=lib$(l:-l%=%).a))
 hvrun_is_static   := $(if $(hvrun_archives),$(if $(filter-out /%,$(hvrun_archives)),,yes))
 endif
 hvrun_LDFLAGS = $(if $(hvrun_is_static),-static)
-hvrun_LIBS    = $(if $(hvrun_is_static),$(hvrun_static_libs))
+hvrun_LIBS    = $(if $(hvrun_is_static),$(hvrun_static_libs),$(VMM_DISK_LIBS))

@@ -1,0 +1,377 @@
+/*
+ * Lab 9: the block device: requests to read and write sectors, served from a disk image of any format. It
+ * calls the transport, its worker and libhvdisk; it is the one file of the VMM that does.
+ *
+ * Rules: virtio 1.2, section 5.2; 5.2.6 (device operation) has the requests.
+ *
+ *   to read    header: type (32), reserved (32), first sector (64); then data of a write, or ranges
+ *   to write   data of a read, or the serial number; the very last byte is the status
+ *
+ * How driver and device cut this into buffers means nothing (2.7.4), so the header is the first 16 bytes to
+ * read and the status the last one to write, wherever they lie. A request without either can't be answered:
+ * the device needs a reset. What is wrong inside a request, on the other hand, and what the host can't do, is
+ * answered with a status: the guest's file system knows what to do with an I/O error, and the VM goes on.
+ *
+ * A vCPU never waits for the disk: it only wakes the worker, which copies straight between the image and the
+ * guest's buffers. Requests are done one after the other, so a flush covers all writes that were answered
+ * before it came.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "device/virtio/blk.h"
+#include "device/virtio/worker.h"
+#include "disk/disk.h"
+
+enum { QUEUE_REQUESTS, QUEUES };
+
+#define ID     2u
+#define SECTOR 512u
+
+enum { /* the type of a request */
+       TYPE_IN = 0,
+       TYPE_OUT = 1,
+       TYPE_FLUSH = 4,
+       TYPE_GET_ID = 8,
+       TYPE_DISCARD = 11,
+       TYPE_WRITE_ZEROES = 13,
+};
+
+enum { STATUS_OK, STATUS_IOERR, STATUS_UNSUPP };
+
+/* Features of section 5.2.3, as bits. */
+#define F_SEG_MAX      (1ull << 2)
+#define F_RO           (1ull << 5)
+#define F_BLK_SIZE     (1ull << 6)
+#define F_FLUSH        (1ull << 9)
+#define F_DISCARD      (1ull << 13)
+#define F_WRITE_ZEROES (1ull << 14)
+
+enum { /* the configuration space (5.2.4): offsets of its fields */
+       CONFIG_CAPACITY = 0,
+       CONFIG_SEG_MAX = 12,
+       CONFIG_BLK_SIZE = 20,
+       CONFIG_DISCARD_SECTORS = 36,
+       CONFIG_DISCARD_RANGES = 40,
+       CONFIG_DISCARD_ALIGNMENT = 44,
+       CONFIG_ZEROES_SECTORS = 48,
+       CONFIG_ZEROES_RANGES = 52,
+       CONFIG_ZEROES_MAY_UNMAP = 56,
+       CONFIG_LENGTH = 60,
+};
+
+#define HEADER_SIZE    16u
+#define RANGE_SIZE     16u
+#define RANGE_UNMAP    1u               /* a range's flag, for zeroes */
+#define RANGES_MAX     16u              /* of one request */
+#define RANGE_SECTORS  (16u << 20 >> 9) /* of one range: so no request takes long */
+#define DATA_MAX       (64u << 20)      /* bytes of one read or write, likewise */
+#define SEGMENTS_MAX   (HV_VIRTQ_BUFFERS_MAX - 2)
+#define COMPLAINTS_MAX 8 /* I/O errors that the log tells as warnings */
+
+struct blk {
+	struct hv_virtio v;
+	struct hv_virtio_worker worker;
+	struct hv_disk *disk;
+	uint64_t size; /* bytes, whole sectors */
+	uint8_t serial[HV_BLK_SERIAL_MAX];
+	uint64_t served; /* requests, for describe; the lock */
+
+	/* The worker's own. */
+	struct hv_disk_io *io;
+	struct hv_virtq_chain chain;
+	unsigned complaints;
+};
+
+static struct blk *blk_of(struct hv_virtio *v)
+{
+	return hv_container_of(v, struct blk, v);
+}
+
+/* --- requests, on the worker's thread, the lock let go --- */
+
+static uint8_t answer(struct blk *b, int rc, const char *what, uint64_t at, const struct hv_error *err)
+{
+	if (rc == 0)
+		return STATUS_OK;
+	hv_log(b->v.host.log, b->complaints++ < COMPLAINTS_MAX ? HV_LOG_WARN : HV_LOG_INFO,
+	       "%s: %s at byte %llu failed, and the guest was told so: %s", b->v.name, what,
+	       (unsigned long long)at, err->text);
+	return STATUS_IOERR;
+}
+
+/* The range is whole sectors of this disk. sector is the guest's: sector * 512 may not fit. */
+static bool is_on_disk(const struct blk *b, uint64_t sector, uint64_t length)
+{
+	return length % SECTOR == 0 && sector <= b->size / SECTOR &&
+	       hv_inside(sector * SECTOR, length, b->size);
+}
+
+/* The `length` bytes of buffers[] behind the first `skip` ones, from or to the disk from byte `at` on. */
+static uint8_t transfer(struct blk *b, const struct iovec *buffers, size_t skip, size_t length, uint64_t at,
+			bool write)
+{
+	struct hv_error err;
+	int rc = 0;
+
+	for (; length > 0 && rc == 0; buffers++) {
+		uint8_t *data = buffers->iov_base;
+		size_t n = buffers->iov_len;
+
+		if (skip >= n) {
+			skip -= n;
+			continue;
+		}
+		data += skip;
+		n = n - skip < length ? n - skip : length;
+		skip = 0;
+		rc = write ? hv_disk_write(b->disk, b->io, data, n, at, &err)
+			   : hv_disk_read(b->disk, b->io, data, n, at, &err);
+		if (rc)
+			return answer(b, rc, write ? "a write" : "a read", at, &err);
+		at += n;
+		length -= n;
+	}
+	return STATUS_OK;
+}
+
+static uint8_t serve_read(struct blk *b, uint64_t sector)
+{
+	const struct hv_virtq_chain *c = &b->chain;
+	size_t length = c->write_length - 1;
+
+	if (length > DATA_MAX || !is_on_disk(b, sector, length))
+		return STATUS_IOERR;
+	return transfer(b, c->buffers + c->readable, 0, length, sector * SECTOR, false);
+}
+
+static uint8_t serve_write(struct blk *b, uint64_t sector)
+{
+	const struct hv_virtq_chain *c = &b->chain;
+	size_t length = c->read_length - HEADER_SIZE;
+
+	if (b->v.offered & F_RO || length > DATA_MAX || !is_on_disk(b, sector, length))
+		return STATUS_IOERR;
+	return transfer(b, c->buffers, HEADER_SIZE, length, sector * SECTOR, true);
+}
+
+static uint8_t serve_flush(struct blk *b)
+{
+	struct hv_error err;
+	int rc = hv_disk_flush(b->disk, &err);
+
+	return answer(b, rc, "a flush", 0, &err);
+}
+
+static uint8_t serve_id(struct blk *b)
+{
+	if (b->chain.write_length - 1 < sizeof(b->serial))
+		return STATUS_IOERR;
+	hv_virtq_write(&b->chain, 0, b->serial, sizeof(b->serial));
+	return STATUS_OK;
+}
+
+/* Discard and write zeroes (5.2.6.2): ranges that read as zeros afterwards; where the image's format can,
+ * they take no room any more. That is more than a discard asks for and no less. */
+static uint8_t serve_ranges(struct blk *b, bool discard)
+{
+	const struct hv_virtq_chain *c = &b->chain;
+	uint32_t length = c->read_length - HEADER_SIZE;
+	uint8_t raw[RANGES_MAX][RANGE_SIZE];
+	struct hv_error err;
+
+	if (b->v.offered & F_RO || length == 0 || length % RANGE_SIZE || length > sizeof(raw))
+		return STATUS_IOERR;
+	hv_virtq_read(c, HEADER_SIZE, raw, length);
+	for (unsigned i = 0; i < length / RANGE_SIZE; i++) {
+		uint64_t sector = hv_le64(raw[i]);
+		uint32_t sectors = hv_le32(raw[i] + 8), flags = hv_le32(raw[i] + 12);
+		int rc;
+
+		if (flags & ~(discard ? 0 : RANGE_UNMAP))
+			return STATUS_UNSUPP;
+		if (sectors > RANGE_SECTORS || !is_on_disk(b, sector, (uint64_t)sectors * SECTOR))
+			return STATUS_IOERR;
+		rc = hv_disk_zero(b->disk, b->io, sector * SECTOR, (uint64_t)sectors * SECTOR, &err);
+		if (rc)
+			return answer(b, rc, discard ? "a discard" : "a write of zeroes", sector * SECTOR,
+				      &err);
+	}
+	return STATUS_OK;
+}
+
+static uint8_t serve(struct blk *b)
+{
+	uint8_t header[HEADER_SIZE];
+	uint64_t sector;
+
+	hv_virtq_read(&b->chain, 0, header, sizeof(header));
+	sector = hv_le64(header + 8);
+	switch (hv_le32(header)) {
+	case TYPE_IN:
+		return serve_read(b, sector);
+	case TYPE_OUT:
+		return serve_write(b, sector);
+	case TYPE_FLUSH:
+		return serve_flush(b);
+	case TYPE_GET_ID:
+		return serve_id(b);
+	case TYPE_DISCARD:
+		return serve_ranges(b, true);
+	case TYPE_WRITE_ZEROES:
+		return serve_ranges(b, false);
+	default:
+		return STATUS_UNSUPP;
+	}
+}
+
+/* hv_virtio_step_fn */
+static bool blk_step(struct hv_virtio *v)
+{
+	struct blk *b = blk_of(v);
+	uint8_t status;
+
+	if (!hv_virtio_pop(v, QUEUE_REQUESTS, &b->chain))
+		return false;
+	if (b->chain.read_length < HEADER_SIZE || b->chain.write_length == 0) {
+		hv_virtio_needs_reset(v, QUEUE_REQUESTS,
+				      b->chain.write_length ? "a request without a header"
+							    : "a request without room for its status");
+		return false;
+	}
+	pthread_mutex_unlock(&v->dev.lock);
+	status = serve(b);
+	hv_virtq_write(&b->chain, b->chain.write_length - 1, &status, 1);
+	pthread_mutex_lock(&v->dev.lock);
+	b->served++;
+	hv_virtio_push(v, QUEUE_REQUESTS, &b->chain, b->chain.write_length);
+	return true;
+}
+
+/* --- the device --- */
+
+static void blk_notify(struct hv_virtio *v, unsigned queue)
+{
+	hv_virtio_worker_wake(&blk_of(v)->worker);
+}
+
+static void blk_hold(struct hv_virtio *v, bool held)
+{
+	hv_virtio_worker_hold(&blk_of(v)->worker, held);
+}
+
+static void blk_describe(struct hv_virtio *v, char *buf, size_t size)
+{
+	struct blk *b = blk_of(v);
+	struct hv_disk_info info;
+
+	hv_disk_info(b->disk, &info);
+	snprintf(buf, size, "%s %s%s, %llu sectors, %llu requests", info.format, info.path,
+		 v->offered & F_RO ? " (read only)" : "", (unsigned long long)(b->size / SECTOR),
+		 (unsigned long long)b->served);
+}
+
+static void blk_stop(struct hv_virtio *v)
+{
+	hv_virtio_worker_stop(&blk_of(v)->worker);
+}
+
+static void blk_destroy(struct hv_virtio *v)
+{
+	struct blk *b = blk_of(v);
+
+	if (b->disk)
+		hv_disk_flush(b->disk, NULL);
+	hv_disk_io_free(b->io);
+	hv_disk_close(b->disk);
+	free(b);
+}
+
+static const struct hv_virtio_ops blk_ops = {
+	.name = "blk",
+	.id = ID,
+	.version = 1,
+	.queues = QUEUES,
+	.notify = blk_notify,
+	.hold = blk_hold,
+	.describe = blk_describe,
+	.stop = blk_stop,
+	.destroy = blk_destroy,
+};
+
+static void fill_config(struct hv_virtio *v, const struct hv_disk_info *info, uint64_t size)
+{
+	uint8_t *c = v->config;
+
+	v->config_length = CONFIG_LENGTH;
+	hv_put_le64(c + CONFIG_CAPACITY, size / SECTOR);
+	hv_put_le32(c + CONFIG_SEG_MAX, SEGMENTS_MAX);
+	hv_put_le32(c + CONFIG_BLK_SIZE, info->sector_size);
+	if (v->offered & F_RO)
+		return;
+	hv_put_le32(c + CONFIG_DISCARD_SECTORS, RANGE_SECTORS);
+	hv_put_le32(c + CONFIG_DISCARD_RANGES, RANGES_MAX);
+	hv_put_le32(c + CONFIG_DISCARD_ALIGNMENT, info->sector_size / SECTOR);
+	hv_put_le32(c + CONFIG_ZEROES_SECTORS, RANGE_SECTORS);
+	hv_put_le32(c + CONFIG_ZEROES_RANGES, RANGES_MAX);
+	c[CONFIG_ZEROES_MAY_UNMAP] = 1;
+}
+
+int hv_blk_open(const char *path, const char *format, bool readonly, struct hv_disk **disk,
+		struct hv_error *err)
+{
+	struct hv_disk_options options = {.format = format, .writable = !readonly};
+	struct hv_disk *d = NULL;
+	int rc = hv_disk_open(path, &options, &d, err);
+
+	if (!rc && !readonly)
+		rc = hv_disk_may_write(d, err);
+	if (!rc && hv_disk_size(d) % SECTOR)
+		rc = hv_fail_usage(err,
+				   "%s: its %llu bytes are no whole number of 512-byte sectors, which a disk "
+				   "has; `truncate -s %%512 %s` fills it up",
+				   path, (unsigned long long)hv_disk_size(d), path);
+	if (!rc)
+		rc = hv_disk_lock(d, err);
+	if (rc)
+		hv_disk_close(d);
+	else
+		*disk = d;
+	return rc;
+}
+
+void hv_blk_close(struct hv_disk *disk)
+{
+	hv_disk_close(disk);
+}
+
+int hv_virtio_blk_create(const struct hv_virtio_host *host, struct hv_disk *disk, const char *serial,
+			 struct hv_device **out, struct hv_error *err)
+{
+	bool writable = hv_disk_may_write(disk, NULL) == 0;
+	struct blk *b = calloc(1, sizeof(*b));
+	struct hv_disk_info info;
+	int rc;
+
+	if (!b)
+		return hv_fail(err, ENOMEM, "virtio-blk: no memory for the device; close other programs");
+	hv_disk_info(disk, &info);
+	b->size = info.size;
+	hv_virtio_init(&b->v, &blk_ops, host,
+		       F_SEG_MAX | F_BLK_SIZE | F_FLUSH | (writable ? F_DISCARD | F_WRITE_ZEROES : F_RO));
+	fill_config(&b->v, &info, b->size);
+	if (serial)
+		memcpy(b->serial, serial, strnlen(serial, sizeof(b->serial)));
+	b->io = hv_disk_io_new();
+	rc = b->io ? hv_virtio_worker_start(&b->worker, &b->v, blk_step, err)
+		   : hv_fail(err, ENOMEM, "%s: no memory for its requests; close other programs", b->v.name);
+	if (rc) {
+		hv_device_destroy(&b->v.dev);
+		return rc;
+	}
+	b->disk = disk;
+	*out = &b->v.dev;
+	return 0;
+}

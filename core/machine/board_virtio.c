@@ -1,0 +1,93 @@
+/*
+ * The board's virtio devices: each in the next free window of MMIO, with the IOAPIC pin that belongs to it.
+ * Disks come first, in the order in which they were given, so the first one is always in window 0.
+ *
+ * A disk's image is the one hostile file that is looked at before the sandbox closes: its tables lead to more
+ * files (backing file, extents), and these have to be open by then.
+ */
+#include "device/virtio/blk.h"
+#include "device/virtio/types.h"
+#include "device/virtio/window.h"
+#include "machine/internal.h"
+
+int hv_board_open_disks(struct hv_machine *m, struct hv_error *err)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; i < m->config.disk_count && !rc; i++) {
+		struct hv_disk_spec spec;
+
+		rc = hv_disk_spec_parse(&spec, m->config.disks[i], err);
+		if (!rc)
+			rc = hv_blk_open(spec.path, spec.format[0] ? spec.format : NULL, spec.readonly,
+					 &m->disks[i], err);
+		if (rc)
+			hv_error_prefix(err, "--disk");
+	}
+	return rc;
+}
+
+void hv_board_close_disks(struct hv_machine *m)
+{
+	for (unsigned i = 0; i < HV_DISKS_MAX; i++) {
+		hv_blk_close(m->disks[i]);
+		m->disks[i] = NULL;
+	}
+}
+
+static struct hv_virtio_host host_of(struct hv_machine *m)
+{
+	unsigned window = m->virtio_windows;
+
+	return (struct hv_virtio_host){
+		.window = window,
+		.mem = &m->memory,
+		.irq = hv_board_irq(m, HV_VIRTIO_GSI_BASE + window),
+		.log = m->log,
+	};
+}
+
+/* Takes the device that was made for host_of's window, and puts it there. */
+static int place(struct hv_machine *m, struct hv_device *dev, struct hv_error *err)
+{
+	uint64_t base = HV_VIRTIO_WINDOW_BASE + m->virtio_windows++ * HV_VIRTIO_WINDOW_STRIDE;
+
+	m->devices[m->device_count++] = dev;
+	return hv_bus_add(&m->mmio, base, HV_VIRTIO_WINDOW_SIZE, 0, dev, err);
+}
+
+static int create_disk(struct hv_machine *m, unsigned i, struct hv_error *err)
+{
+	struct hv_virtio_host host = host_of(m);
+	struct hv_disk_spec spec;
+	struct hv_device *dev;
+	int rc = hv_disk_spec_parse(&spec, m->config.disks[i], err);
+
+	if (!rc)
+		rc = hv_virtio_blk_create(&host, m->disks[i], spec.serial, &dev, err);
+	if (rc)
+		return rc;
+	m->disks[i] = NULL; /* the device has it */
+	return place(m, dev, err);
+}
+
+static int create_rng(struct hv_machine *m, struct hv_error *err)
+{
+	struct hv_virtio_host host = host_of(m);
+	struct hv_device *dev;
+	int rc = hv_virtio_rng_create(&host, &dev, err);
+
+	return rc ? rc : place(m, dev, err);
+}
+
+int hv_board_create_virtio(struct hv_machine *m, struct hv_error *err)
+{
+	int rc = 0;
+
+	_Static_assert(HV_DISKS_MAX + 1 <= HV_VIRTIO_WINDOWS, "each device has a window");
+	for (unsigned i = 0; i < m->config.disk_count && !rc; i++)
+		rc = create_disk(m, i, err);
+	if (!rc && m->config.rng)
+		rc = create_rng(m, err);
+	return rc;
+}

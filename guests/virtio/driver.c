@@ -1,0 +1,189 @@
+/*
+ * The driver's end of the transport and of one queue. Memory is mapped one to one, so an address is a GPA.
+ * Stores reach memory in order on x86; the barriers only hold the compiler.
+ */
+#include "driver.h"
+
+#include "apic.h"
+#include "io.h"
+#include "memory.h"
+#include "trap.h"
+
+enum {
+	REG_MAGIC = 0x00,
+	REG_VERSION = 0x04,
+	REG_DEVICE_ID = 0x08,
+	REG_DEVICE_FEATURES = 0x10,
+	REG_DEVICE_FEATURES_SEL = 0x14,
+	REG_DRIVER_FEATURES = 0x20,
+	REG_DRIVER_FEATURES_SEL = 0x24,
+	REG_QUEUE_SEL = 0x30,
+	REG_QUEUE_NUM_MAX = 0x34,
+	REG_QUEUE_NUM = 0x38,
+	REG_QUEUE_READY = 0x44,
+	REG_NOTIFY = 0x50,
+	REG_INTERRUPT_STATUS = 0x60,
+	REG_INTERRUPT_ACK = 0x64,
+	REG_STATUS = 0x70,
+	REG_TABLE = 0x80,
+	REG_AVAILABLE = 0x90,
+	REG_USED = 0xa0,
+	REG_CONFIG = 0x100,
+};
+
+enum { ACKNOWLEDGE = 1, DRIVER = 2, DRIVER_OK = 4, FEATURES_OK = 8 };
+
+#define F_INDIRECT  (1ull << 28)
+#define F_EVENT_IDX (1ull << 29)
+#define F_VERSION_1 (1ull << 32)
+
+#define VECTOR_VIRTIO 50 /* and those behind it, one a window */
+
+static volatile unsigned interrupts;
+
+static void barrier(void)
+{
+	__asm__ volatile("mfence" : : : "memory");
+}
+
+static uint32_t get(unsigned window, unsigned reg)
+{
+	return mmio_read(VIRTIO_BASE(window) + reg);
+}
+
+static void set(unsigned window, unsigned reg, uint32_t value)
+{
+	mmio_write(VIRTIO_BASE(window) + reg, value);
+}
+
+static void on_interrupt(struct trap_frame *frame)
+{
+	unsigned window = (unsigned)frame->vector - VECTOR_VIRTIO;
+
+	set(window, REG_INTERRUPT_ACK, get(window, REG_INTERRUPT_STATUS));
+	interrupts++;
+	lapic_eoi();
+}
+
+unsigned virtio_interrupts(void)
+{
+	return interrupts;
+}
+
+uint32_t virtio_probe(unsigned window)
+{
+	if (get(window, REG_MAGIC) != VIRTIO_MAGIC || get(window, REG_VERSION) != 2)
+		return VIRTIO_NONE;
+	return get(window, REG_DEVICE_ID);
+}
+
+uint32_t virtio_status(const struct virtio *v)
+{
+	return get(v->window, REG_STATUS);
+}
+
+uint32_t virtio_config(const struct virtio *v, unsigned offset)
+{
+	return get(v->window, REG_CONFIG + offset);
+}
+
+static void set_address(unsigned window, unsigned reg, const void *at)
+{
+	set(window, reg, (uint32_t)(uint64_t)at);
+	set(window, reg + 4, (uint32_t)((uint64_t)at >> 32));
+}
+
+static uint64_t offered(unsigned window)
+{
+	uint64_t low;
+
+	set(window, REG_DEVICE_FEATURES_SEL, 0);
+	low = get(window, REG_DEVICE_FEATURES);
+	set(window, REG_DEVICE_FEATURES_SEL, 1);
+	return low | (uint64_t)get(window, REG_DEVICE_FEATURES) << 32;
+}
+
+static bool agree(struct virtio *v, uint64_t wanted)
+{
+	unsigned w = v->window;
+
+	v->features = offered(w) & (wanted | F_INDIRECT | F_EVENT_IDX | F_VERSION_1);
+	set(w, REG_DRIVER_FEATURES_SEL, 0);
+	set(w, REG_DRIVER_FEATURES, (uint32_t)v->features);
+	set(w, REG_DRIVER_FEATURES_SEL, 1);
+	set(w, REG_DRIVER_FEATURES, (uint32_t)(v->features >> 32));
+	set(w, REG_STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK);
+	return get(w, REG_STATUS) & FEATURES_OK;
+}
+
+bool virtio_start(struct virtio *v, unsigned window, uint64_t wanted)
+{
+	memset(v, 0, sizeof(*v));
+	v->window = window;
+	set(window, REG_STATUS, 0);
+	set(window, REG_STATUS, ACKNOWLEDGE);
+	set(window, REG_STATUS, ACKNOWLEDGE | DRIVER);
+	if (!agree(v, wanted))
+		return false;
+	set(window, REG_QUEUE_SEL, 0);
+	if (get(window, REG_QUEUE_NUM_MAX) < VIRTIO_QUEUE_SIZE)
+		return false;
+	set(window, REG_QUEUE_NUM, VIRTIO_QUEUE_SIZE);
+	set_address(window, REG_TABLE, v->table);
+	set_address(window, REG_AVAILABLE, &v->available);
+	set_address(window, REG_USED, &v->used);
+	set(window, REG_QUEUE_READY, 1);
+	trap_set(VECTOR_VIRTIO + window, on_interrupt);
+	ioapic_route(VIRTIO_PIN(window), (uint8_t)(VECTOR_VIRTIO + window), lapic_id(), false);
+	set(window, REG_STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+	return get(window, REG_QUEUE_READY) == 1;
+}
+
+void virtio_submit(struct virtio *v, uint16_t head)
+{
+	uint16_t idx = v->available.idx;
+
+	v->available.ring[idx % VIRTIO_QUEUE_SIZE] = head;
+	barrier();
+	v->available.idx = (uint16_t)(idx + 1);
+	barrier();
+	if (!(v->features & F_EVENT_IDX) || v->used.avail_event == idx)
+		set(v->window, REG_NOTIFY, 0);
+}
+
+/* Sleeps until the device has returned a chain. The check and the hlt are one step for interrupts. */
+static void wait_used(struct virtio *v)
+{
+	for (;;) {
+		irq_off();
+		if (*(volatile uint16_t *)&v->used.idx != v->seen)
+			return;
+		irq_on_and_halt();
+	}
+}
+
+/* By an indirect table where the device knows them, else along the queue's own. */
+uint32_t virtio_request(struct virtio *v, const struct virtio_part *parts, unsigned count)
+{
+	bool indirect = v->features & F_INDIRECT;
+	struct virtio_descriptor *table = indirect ? v->indirect : v->table;
+
+	for (unsigned i = 0; i < count; i++)
+		table[i] = (struct virtio_descriptor){
+			.address = (uint64_t)parts[i].data,
+			.length = parts[i].length,
+			.flags = (uint16_t)((parts[i].write ? VIRTIO_WRITE : 0) |
+					    (i + 1 < count ? VIRTIO_NEXT : 0)),
+			.next = (uint16_t)(i + 1),
+		};
+	if (indirect)
+		v->table[0] = (struct virtio_descriptor){
+			.address = (uint64_t)v->indirect,
+			.length = (uint32_t)(count * sizeof(v->indirect[0])),
+			.flags = VIRTIO_INDIRECT,
+		};
+	v->available.used_event = v->seen;
+	virtio_submit(v, 0);
+	wait_used(v);
+	return v->used.ring[v->seen++ % VIRTIO_QUEUE_SIZE].length;
+}

@@ -1,0 +1,78 @@
+/*
+ * A small virtio driver: devices in MMIO windows, one split queue each, one request at a time, with an
+ * interrupt that wakes the CPU from hlt. Rules: virtio 1.2, sections 3.1.1 (initialisation), 2.7 (split
+ * queues), 4.2 (MMIO).
+ */
+#ifndef GUEST_VIRTIO_DRIVER_H
+#define GUEST_VIRTIO_DRIVER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define VIRTIO_WINDOWS     8
+#define VIRTIO_BASE(n)     (0xd0000000ull + 0x1000ull * (n)) /* where hvrun has its windows */
+#define VIRTIO_PIN(n)      (16u + (n))
+#define VIRTIO_QUEUE_SIZE  16
+#define VIRTIO_PARTS       4 /* buffers of a request */
+#define VIRTIO_NEEDS_RESET 0x40u
+#define VIRTIO_MAGIC       0x74726976u
+#define VIRTIO_NEXT        1
+#define VIRTIO_WRITE       2
+#define VIRTIO_INDIRECT    4
+
+enum { /* device ids */
+       VIRTIO_NONE = 0,
+       VIRTIO_BLK = 2,
+       VIRTIO_RNG = 4,
+};
+
+struct virtio_descriptor {
+	uint64_t address;
+	uint32_t length;
+	uint16_t flags, next;
+};
+
+struct virtio {
+	unsigned window;
+	uint64_t features; /* those agreed on */
+	uint16_t seen;     /* returned chains that were looked at */
+	struct virtio_descriptor table[VIRTIO_QUEUE_SIZE] __attribute__((aligned(16)));
+	struct virtio_descriptor indirect[VIRTIO_PARTS] __attribute__((aligned(16)));
+	struct {
+		uint16_t flags, idx, ring[VIRTIO_QUEUE_SIZE], used_event;
+	} available __attribute__((aligned(2)));
+	struct {
+		uint16_t flags, idx;
+		struct {
+			uint32_t id, length;
+		} ring[VIRTIO_QUEUE_SIZE];
+		uint16_t avail_event;
+	} used __attribute__((aligned(4)));
+};
+
+/* A part of a request: memory that the device reads, or with `write` set, fills. */
+struct virtio_part {
+	void *data;
+	uint32_t length;
+	bool write;
+};
+
+/* What is in a window: a device id, VIRTIO_NONE for none. */
+uint32_t virtio_probe(unsigned window);
+
+/* Sets the device up with its first queue; wanted are the type's own features to ask for. False: it refused.
+ */
+bool virtio_start(struct virtio *v, unsigned window, uint64_t wanted);
+
+/* One request, from start to end; returns how many bytes the device says it wrote. The CPU sleeps meanwhile.
+ */
+uint32_t virtio_request(struct virtio *v, const struct virtio_part *parts, unsigned count);
+
+/* Makes whatever is at `head` in the table available, and tells the device. */
+void virtio_submit(struct virtio *v, uint16_t head);
+
+uint32_t virtio_status(const struct virtio *v);
+uint32_t virtio_config(const struct virtio *v, unsigned offset); /* 32 bits */
+unsigned virtio_interrupts(void);                                /* that came so far */
+
+#endif

@@ -1,0 +1,188 @@
+/*
+ * virtio: finds the virtio devices and uses them. A disk's first sectors=N (default 64) sectors are read and
+ * their FNV-1a checksum is printed; a disk that can be written gets them a second time, each byte changed by
+ * 0xa5, right behind, and they are read back and checked. The entropy device gives bytes twice. With bad=1
+ * each device first gets a chain that loops, must ask for a reset, and must work again after one. Ends by the
+ * debug exit device: GUEST_OK, or GUEST_FAILED when anything was not as it should be.
+ */
+#include "apic.h"
+#include "bootinfo.h"
+#include "console.h"
+#include "driver.h"
+#include "end.h"
+#include "io.h"
+#include "memory.h"
+#include "start.h"
+#include "trap.h"
+
+HVKIT_IRQCHIP_NOTE(IRQCHIP_SPLIT);
+
+#define SECTOR      512u
+#define SECTORS_MAX 1024u
+#define AT_ONCE     8u /* sectors of one request */
+#define CHANGE      0xa5
+
+enum { BLK_IN = 0, BLK_OUT = 1, BLK_FLUSH = 4, BLK_GET_ID = 8 };
+enum { BLK_CAPACITY = 0 };
+
+#define BLK_F_RO    (1ull << 5)
+#define BLK_F_FLUSH (1ull << 9)
+
+static struct virtio dev;
+static uint8_t original[SECTORS_MAX * SECTOR], copy[SECTORS_MAX * SECTOR];
+static unsigned failures;
+
+static bool check(bool ok, unsigned window, const char *what)
+{
+	if (!ok)
+		con_printf("window %u: FAILED: %s\n", window, what);
+	failures += !ok;
+	return ok;
+}
+
+static uint64_t checksum(const uint8_t *data, uint64_t size)
+{
+	uint64_t hash = 0xcbf29ce484222325;
+
+	for (uint64_t i = 0; i < size; i++)
+		hash = (hash ^ data[i]) * 0x100000001b3;
+	return hash;
+}
+
+/* --- a chain that loops --- */
+
+static void provoke(unsigned window)
+{
+	static uint8_t byte;
+
+	if (!check(virtio_start(&dev, window, 0), window, "it refuses to start"))
+		return;
+	for (unsigned i = 0; i < 2; i++)
+		dev.table[i] = (struct virtio_descriptor){
+			.address = (uint64_t)&byte, .length = 1, .flags = VIRTIO_NEXT, .next = (uint16_t)!i};
+	virtio_submit(&dev, 0);
+	/* The device's thread finds it in its own time; the configuration interrupt tells. */
+	for (;;) {
+		irq_off();
+		if (virtio_status(&dev) & VIRTIO_NEEDS_RESET)
+			break;
+		irq_on_and_halt();
+	}
+	con_printf("window %u: a chain that loops: the device asks for a reset\n", window);
+}
+
+/* --- disk --- */
+
+static bool blk(uint32_t type, uint64_t sector, void *data, uint32_t length)
+{
+	static struct {
+		uint32_t type, reserved;
+		uint64_t sector;
+	} header;
+	static uint8_t status;
+	struct virtio_part parts[3] = {{&header, sizeof(header), false}};
+	unsigned count = 1;
+
+	header.type = type;
+	header.sector = sector;
+	status = 0xff;
+	if (length)
+		parts[count++] = (struct virtio_part){data, length, type != BLK_OUT};
+	parts[count++] = (struct virtio_part){&status, 1, true};
+	virtio_request(&dev, parts, count);
+	return *(volatile uint8_t *)&status == 0;
+}
+
+static bool transfer(uint32_t type, uint64_t sector, uint8_t *data, unsigned sectors)
+{
+	for (unsigned i = 0; i < sectors; i += AT_ONCE) {
+		unsigned n = sectors - i < AT_ONCE ? sectors - i : AT_ONCE;
+
+		if (!blk(type, sector + i, data + i * SECTOR, n * SECTOR))
+			return false;
+	}
+	return true;
+}
+
+static void use_disk(unsigned window, unsigned sectors)
+{
+	char serial[21] = {0};
+	uint64_t capacity;
+
+	if (!check(virtio_start(&dev, window, BLK_F_RO | BLK_F_FLUSH), window, "it refuses to start"))
+		return;
+	capacity = virtio_config(&dev, BLK_CAPACITY) | (uint64_t)virtio_config(&dev, BLK_CAPACITY + 4) << 32;
+	check(blk(BLK_GET_ID, 0, serial, 20), window, "no serial number");
+	con_printf("window %u: disk, %lu sectors, serial '%s'%s\n", window, capacity, serial,
+		   dev.features & BLK_F_RO ? ", read only" : "");
+	if (!check(transfer(BLK_IN, 0, original, sectors), window, "a read"))
+		return;
+	con_printf("window %u: checksum of %u sectors 0x%016lx\n", window, sectors,
+		   checksum(original, (uint64_t)sectors * SECTOR));
+	check(!blk(BLK_IN, capacity, copy, SECTOR), window, "a read behind the end succeeds");
+	if (dev.features & BLK_F_RO) {
+		check(!blk(BLK_OUT, 0, copy, SECTOR), window, "a write to a read-only disk succeeds");
+		return;
+	}
+	for (unsigned i = 0; i < sectors * SECTOR; i++)
+		copy[i] = original[i] ^ CHANGE;
+	check(transfer(BLK_OUT, sectors, copy, sectors), window, "a write");
+	check(blk(BLK_FLUSH, 0, 0, 0), window, "a flush");
+	memset(copy, 0, sizeof(copy));
+	check(transfer(BLK_IN, sectors, copy, sectors), window, "a read of what was written");
+	for (unsigned i = 0; i < sectors * SECTOR; i++)
+		copy[i] ^= CHANGE;
+	if (check(memcmp(copy, original, (uint64_t)sectors * SECTOR) == 0, window, "other bytes came back"))
+		con_printf("window %u: %u sectors written and read back\n", window, sectors);
+}
+
+/* --- entropy --- */
+
+static void use_rng(unsigned window)
+{
+	static uint64_t bytes[2][4];
+
+	if (!check(virtio_start(&dev, window, 0), window, "it refuses to start"))
+		return;
+	for (unsigned i = 0; i < 2; i++) {
+		struct virtio_part part = {bytes[i], sizeof(bytes[i]), true};
+
+		check(virtio_request(&dev, &part, 1) == sizeof(bytes[i]), window, "too few bytes");
+	}
+	con_printf("window %u: entropy %016lx, then %016lx\n", window, bytes[0][0], bytes[1][0]);
+	check(memcmp(bytes[0], bytes[1], sizeof(bytes[0])) != 0, window, "the same bytes twice");
+}
+
+void guest_main(const struct boot_info *boot)
+{
+	unsigned found = 0, sectors;
+	bool bad;
+
+	con_init(false);
+	trap_init();
+	sectors = (unsigned)boot_option(boot, "sectors", 64);
+	bad = boot_option(boot, "bad", 0) != 0;
+	if (sectors == 0 || sectors > SECTORS_MAX) {
+		con_printf("virtio: want sectors= from 1 to %u\n", SECTORS_MAX);
+		guest_exit(GUEST_FAILED);
+	}
+	lapic_init(false);
+	for (unsigned w = 0; w < VIRTIO_WINDOWS; w++) {
+		uint32_t id = virtio_probe(w);
+
+		if (id == VIRTIO_NONE)
+			continue;
+		found++;
+		if (bad)
+			provoke(w);
+		if (id == VIRTIO_BLK)
+			use_disk(w, sectors);
+		else if (id == VIRTIO_RNG)
+			use_rng(w);
+		else
+			con_printf("window %u: a device of type %u\n", w, id);
+	}
+	con_printf("virtio: %u devices, %s interrupts\n", found, virtio_interrupts() ? "woken by" : "no");
+	con_printf("virtio: %s\n", failures ? "something FAILED" : "all is well");
+	guest_exit(failures ? GUEST_FAILED : GUEST_OK);
+}

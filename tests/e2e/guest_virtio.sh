@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# virtio: disks of every writable format and the entropy device, from the guest's driver to the image's bytes; what is
+# refused; and that a driver's mistake costs the guest a reset of the device and nobody else anything.
+# limit: 200
+set -euo pipefail
+
+run() { # STATUS, then hvrun's words
+	local want=$1 status=0
+	shift
+	timeout $((90 * HV_STRETCH)) "$HVRUN" --timeout $((80 * HV_STRETCH)) "$@" </dev/null >"$TMP/out" 2>"$TMP/err" || status=$?
+	[ "$status" = "$want" ] || { cat "$TMP/out" "$TMP/err"; echo "hvrun $*: status $status, want $want"; exit 1; }
+}
+says() { # FILE, LINE
+	grep -qF -- "$2" "$TMP/$1" || { cat "$TMP/out" "$TMP/err"; echo "'$2' is missing"; exit 1; }
+}
+checksum() { # FILE, SECTORS: FNV-1a of its start
+	python3 - "$1" "$2" <<-'END'
+		import sys
+		h = 0xcbf29ce484222325
+		for byte in open(sys.argv[1], "rb").read(int(sys.argv[2]) * 512):
+		    h = (h ^ byte) * 0x100000001b3 % 2**64
+		print(f"0x{h:016x}")
+	END
+}
+is_changed() { # OLD, NEW: the guest wrote the first 64 sectors a second time, changed, and nothing else
+	python3 - "$1" "$2" <<-'END'
+		import sys
+		old, new = (open(name, "rb").read() for name in sys.argv[1:])
+		n = 64 * 512
+		assert new == old[:n] + bytes(b ^ 0xa5 for b in old[:n]) + old[2 * n:], "the image has other bytes"
+	END
+}
+
+head -c 1M /dev/urandom >"$TMP/original"
+sum=$(checksum "$TMP/original" 64)
+
+# --- a raw disk, a read-only one, entropy; either kind of IOAPIC ---
+for chip in split full; do
+	cp "$TMP/original" "$TMP/disk,1.raw"
+	run 33 --irqchip $chip --disk "$TMP/disk,,1.raw,format=raw,serial=first-1" --disk "$TMP/original,ro,format=raw" --rng "$GUESTS/virtio"
+	says out "window 0: disk, 2048 sectors, serial 'first-1'"
+	says out "window 0: checksum of 64 sectors $sum"
+	says out 'window 0: 64 sectors written and read back'
+	says out "window 1: disk, 2048 sectors, serial '', read only"
+	says out "window 1: checksum of 64 sectors $sum"
+	says out 'window 2: entropy '
+	says out 'virtio: 3 devices, woken by interrupts'
+	is_changed "$TMP/original" "$TMP/disk,1.raw"
+done
+
+# --- formats with tables ---
+for format in qcow2 vpc vhdx; do
+	options=
+	[ $format != vpc ] || options='-o force_size'
+	# shellcheck disable=SC2086
+	qemu-img convert -f raw -O $format $options "$TMP/original" "$TMP/disk.$format"
+	run 33 --disk "$TMP/disk.$format" "$GUESTS/virtio"
+	says out "window 0: checksum of 64 sectors $sum"
+	says out 'window 0: 64 sectors written and read back'
+	[ $format = vpc ] || qemu-img check -q -f $format "$TMP/disk.$format"
+	qemu-img convert -f $format -O raw "$TMP/disk.$format" "$TMP/after"
+	is_changed "$TMP/original" "$TMP/after"
+done
+
+# --- a driver's mistake ---
+run 33 --disk "$TMP/disk.qcow2" --rng --append 'bad=1 sectors=8' "$GUESTS/virtio"
+says err "warning: virtio-blk0: the guest's driver put a descriptor chain that loops into queue 0"
+says out 'window 0: a chain that loops: the device asks for a reset'
+says out 'window 0: 8 sectors written and read back'
+says out 'virtio: all is well'
+
+# --- a disk that can't be had ---
+run 1 --disk "$TMP/missing" "$GUESTS/virtio"
+says err "$TMP/missing: can't be opened"
+head -c 1000 /dev/zero >"$TMP/odd"
+run 2 --disk "$TMP/odd,format=raw" "$GUESTS/virtio"
+says err 'no whole number of 512-byte sectors'
+run 2 --disk "$TMP/original,colour=red" "$GUESTS/virtio"
+says err "'colour=red' is none of ro, format=F, serial=S"
+head -c 200 "$TMP/disk.qcow2" >"$TMP/cut"
+run 3 --disk "$TMP/cut,format=qcow2" "$GUESTS/virtio"
+says err "$TMP/cut"
+
+# --- two VMs and one disk; a file system without locks can't tell ---
+python3 - "$TMP/original" <<-'END' || exit 0
+	import fcntl, struct, sys
+	lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
+	first, second = (open(sys.argv[1], "r+b") for _ in range(2))
+	fcntl.fcntl(first, fcntl.F_OFD_SETLK, lock)
+	try:
+	    fcntl.fcntl(second, fcntl.F_OFD_SETLK, lock)
+	    sys.exit(1)
+	except OSError:
+	    pass
+END
+timeout $((60 * HV_STRETCH)) "$HVRUN" --name virtio-lock --paused --timeout $((50 * HV_STRETCH)) --disk "$TMP/disk.qcow2" "$GUESTS/virtio" \
+	</dev/null >/dev/null 2>&1 &
+first=$!
+trap 'kill $first 2>/dev/null || true; wait $first 2>/dev/null || true' EXIT
+for _ in $(seq 500); do
+	"$HVCTL" virtio-lock info status >/dev/null 2>&1 && break
+	sleep 0.05
+done
+run 1 --disk "$TMP/disk.qcow2" "$GUESTS/virtio"
+says err 'another process has it open'
+"$HVCTL" virtio-lock quit >/dev/null
