@@ -74,4 +74,7 @@ int hv_boot_start_info(const struct hv_boot_request *request, const struct hv_me
  * whose checksum is wrong and no other is right. */
 int64_t hv_multiboot_find(const char *path, const void *data, size_t size, struct hv_error *err);
 
+/* linux.c: whether the bytes have the magic of Linux's setup header where it belongs. */
+bool hv_linux_magic(const void *data, size_t size);
+
 #endif

@@ -222,6 +222,25 @@ Test(entry, a_multiboot_kernel_runs_in_protected_mode)
 	cr_expect_eq(run(&entry, "multiboot"), 0x24d, "the flags of its information");
 }
 
+/* boot.rst, "64-bit Boot Protocol": CS is __BOOT_CS, the other segments are __BOOT_DS, and the GDT has them.
+ */
+Test(entry, linux_finds_its_own_selectors)
+{
+	struct hv_entry entry = load_kind(HV_BOOT_ELF, true);
+	const uint8_t *gdt = hv_memory_at(&box.mem, HV_BOOT_TABLES, 48);
+	struct kvm_sregs sregs;
+
+	entry.kind = HV_BOOT_LINUX;
+	cr_expect_eq(run(&entry, "linux"), 0x336ec578);
+	cr_assert_eq(hv_vcpu_get_sregs(&box.vcpu, &sregs, &err), 0);
+	cr_expect_eq(sregs.cs.selector, 0x10);
+	cr_expect_eq(sregs.ss.selector, 0x18);
+	cr_expect_eq(sregs.tr.selector, 0x20);
+	cr_expect_eq(sregs.gdt.limit, 47);
+	cr_expect_eq(hv_le64(gdt + 0x10), 0x00af9b000000ffff);
+	cr_expect_eq(hv_le64(gdt + 0x18), 0x00cf93000000ffff);
+}
+
 Test(entry, a_vcpu_that_ran_in_one_mode_starts_in_any_other)
 {
 	const enum hv_entry_mode order[] = {HV_ENTRY_REAL, HV_ENTRY_LONG,      HV_ENTRY_PROTECTED,
