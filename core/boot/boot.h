@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "boot/acpi.h"
 #include "kvm/irq.h"
 #include "kvm/memory.h"
 #include "kvm/vcpu.h"
@@ -60,6 +61,7 @@ struct hv_boot_request {
 	const char *cmdline; /* "" for none */
 	const struct hv_module *modules;
 	unsigned module_count;
+	const struct hv_acpi *acpi; /* NULL: the guest gets no ACPI tables; flat ones never do */
 };
 
 HV_API_BEGIN

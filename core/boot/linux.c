@@ -5,20 +5,17 @@
  * page" (struct boot_params), and enters the second in 64-bit mode.
  *
  * Kernel and loader understand each other by the setup header, which lies at 0x1f1 in the file and at 0x1f1
- *in the zero page. Half of it is the kernel's (what it needs), half is filled in here (where things were
- *put).
+ * in the zero page. Half of it is the kernel's (what it needs), half is filled in here (where things are).
  *
- *	file:    | boot sector | setup, setup_sects sectors | the kernel, syssize * 16 bytes | signature |
- *	memory:  0x6000 zero page ... 0x20000 command line ... kernel + room to unpack ... initrd, as high as
- *may be
+ *	file:    boot sector | setup_sects sectors | the kernel, syssize * 16 bytes | perhaps a signature
+ *	memory:  zero page | command line | the kernel with room to unpack | ... | initrd at the RAM's end
  *
  * Everything in the file is hostile: a size is checked against the file, an address against the RAM, before a
  * byte moves.
  *
- * May call layout.c and kvm/memory.h.
+ * May call acpi.c, layout.c and kvm/memory.h.
  * Rules: the kernel's Documentation/arch/x86/boot.rst, sections "The Real-Mode Kernel Header", "Details of
- * Header Fields", "The Kernel Command Line", "Memory Layout" and "64-bit Boot Protocol"; zero-page.rst beside
- *it.
+ * Header Fields", "The Kernel Command Line", "Memory Layout" and "64-bit Boot Protocol"; and zero-page.rst.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -57,6 +54,7 @@
 #define ENTRY_64      0x200u /* which is so far behind the kernel's first byte */
 
 /* The rest of the zero page. */
+#define ACPI_RSDP    0x070 /* u64 */
 #define E820_ENTRIES 0x1e8 /* u8 */
 #define E820_TABLE   0x2d0 /* of u64 address, u64 size, u32 type */
 #define E820_SIZE    20
@@ -72,6 +70,7 @@ struct bzimage {
 	uint64_t offset, size;        /* the kernel in the file */
 	uint64_t gpa, memory;         /* and in the guest, with the room that it wants to unpack itself */
 	uint64_t initrd, initrd_size; /* in the guest */
+	uint64_t rsdp;                /* of the ACPI tables there; 0: it gets none */
 };
 
 bool hv_linux_magic(const void *data, size_t size)
@@ -261,6 +260,7 @@ static int write_zero_page(const struct bzimage *bz, const struct hv_memory *mem
 			       HV_BOOT_INFO_ADDR);
 	memset(zero_page, 0, HV_PAGE_SIZE);
 	write_e820(zero_page, mem);
+	hv_put_le64(zero_page + ACPI_RSDP, bz->rsdp);
 	/* hv:solution lab=10 task=6 */
 	memcpy(zero_page + SETUP_HEADER, bz->data + SETUP_HEADER, end - SETUP_HEADER);
 	zero_page[TYPE_OF_LOADER] = 0xff;
@@ -273,11 +273,13 @@ static int write_zero_page(const struct bzimage *bz, const struct hv_memory *mem
 	return 0;
 }
 
-static int write_all(const struct bzimage *bz, const struct hv_boot_request *request,
-		     const struct hv_memory *mem, struct hv_error *err)
+static int write_all(struct bzimage *bz, const struct hv_boot_request *request, const struct hv_memory *mem,
+		     struct hv_error *err)
 {
 	int rc = hv_boot_put_cmdline(request, mem, err);
 
+	if (!rc)
+		rc = hv_boot_put_acpi(request, mem, &bz->rsdp, err);
 	if (!rc)
 		rc = write_zero_page(bz, mem, err);
 	if (!rc && (hv_memory_write(mem, bz->gpa, bz->data + bz->offset, bz->size) ||

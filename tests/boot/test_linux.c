@@ -106,6 +106,19 @@ Test(linux_image, the_zero_page_has_the_kernels_header_and_where_things_were_put
 	cr_expect_eq(hv_le32(zero_page + 0x260), INIT_SIZE);
 }
 
+Test(linux_image, the_zero_page_says_where_the_acpi_tables_are)
+{
+	struct bzimage bz = sound();
+	struct hv_boot_request request = request_of(&bz);
+	struct hv_acpi acpi = {.cpus = 1};
+
+	cr_assert_eq(hv_boot_linux(&request, &ram, &entry, &err), 0, "%s", err.text);
+	cr_expect_eq(ram64(&ram, HV_BOOT_INFO_ADDR + 0x70), 0);
+	request.acpi = &acpi;
+	cr_assert_eq(hv_boot_linux(&request, &ram, &entry, &err), 0, "%s", err.text);
+	cr_expect_eq(ram64(&ram, HV_BOOT_INFO_ADDR + 0x70), HV_BOOT_ACPI);
+}
+
 Test(linux_image, e820_is_the_layouts_memory_map)
 {
 	struct bzimage bz = sound();

@@ -30,7 +30,7 @@ static void on_line(void *ctx, unsigned gsi, bool level)
 {
 }
 
-enum { SERIAL, DEBUGCON, DEBUGEXIT, I8042, RTC, FWCFG, POST, IOAPIC, KINDS };
+enum { SERIAL, DEBUGCON, DEBUGEXIT, I8042, RTC, FWCFG, POST, IOAPIC, POWER, PVPANIC, KINDS };
 
 static struct hv_device *create(unsigned kind)
 {
@@ -64,6 +64,12 @@ static struct hv_device *create(unsigned kind)
 	case IOAPIC:
 		rc = hv_ioapic_create((struct hv_ioapic_host){.send = on_send, .route = on_route}, &dev,
 				      NULL);
+		break;
+	case POWER:
+		rc = hv_power_create(power, &dev, NULL);
+		break;
+	case PVPANIC:
+		rc = hv_pvpanic_create(power, &dev, NULL);
 		break;
 	}
 	if (rc)
