@@ -286,6 +286,19 @@ int hv_acpi_build(const struct hv_acpi *acpi, uint64_t gpa, struct hv_acpi_table
 	return 0;
 }
 
+/*
+ * On a hardware-reduced machine Linux leaves the reset to its firmware, and where it knows of none, it does
+ * what PCs did before ACPI: back to real mode, and a jump to FFFF:0000. There it finds these instructions:
+ * mov dx, port; mov al, value; out dx, al; again: hlt; jmp again.
+ */
+static int write_reset_entry(const struct hv_memory *mem, const struct hv_acpi *acpi)
+{
+	const uint8_t low = (uint8_t)acpi->reset_port, high = (uint8_t)(acpi->reset_port >> 8);
+	const uint8_t code[] = {0xba, low, high, 0xb0, acpi->reset_value, 0xee, 0xf4, 0xeb, 0xfd};
+
+	return acpi->reset_port ? hv_memory_write(mem, HV_BOOT_RESET_ENTRY, code, sizeof(code)) : 0;
+}
+
 int hv_boot_put_acpi(const struct hv_boot_request *request, const struct hv_memory *mem, uint64_t *rsdp,
 		     struct hv_error *err)
 {
@@ -293,12 +306,13 @@ int hv_boot_put_acpi(const struct hv_boot_request *request, const struct hv_memo
 	int rc;
 
 	*rsdp = 0;
-	if (!request->acpi || !hv_memory_at(mem, HV_BOOT_ACPI, sizeof(tables.bytes)))
+	if (!request->acpi || !hv_memory_at(mem, HV_BOOT_ACPI, HV_BOOT_ACPI_SIZE))
 		return 0;
 	rc = hv_acpi_build(request->acpi, HV_BOOT_ACPI, &tables, err);
 	if (rc)
 		return rc;
-	if (hv_memory_write(mem, HV_BOOT_ACPI, tables.bytes, tables.used))
+	if (hv_memory_write(mem, HV_BOOT_ACPI, tables.bytes, tables.used) ||
+	    write_reset_entry(mem, request->acpi))
 		return hv_fail(err, EFAULT, "%s: the ACPI tables cannot be copied to guest memory",
 			       request->path);
 	*rsdp = HV_BOOT_ACPI;

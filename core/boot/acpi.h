@@ -11,8 +11,10 @@
 #include "base/error.h"
 
 /* The tables' place: where BIOSes have theirs, so that who is told nothing finds them by searching. */
-#define HV_BOOT_ACPI      0xe0000ull
-#define HV_BOOT_ACPI_SIZE 0x20000ull
+#define HV_BOOT_ACPI        0xe0000ull
+#define HV_BOOT_ACPI_SIZE   0x20000ull
+/* In it: where a PC's firmware starts in real mode, FFFF:0000. */
+#define HV_BOOT_RESET_ENTRY 0xffff0ull
 
 #define HV_ACPI_CPUS_MAX   255
 #define HV_ACPI_VIRTIO_MAX 32

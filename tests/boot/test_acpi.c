@@ -265,6 +265,8 @@ Test(acpi_place, kernels_find_the_rsdp_by_start_info_or_in_the_bios_area)
 	cr_assert_eq(hv_boot_elf(&request, &ram, &entry, &err), 0, "%s", err.text);
 	cr_expect_eq(ram64(&ram, HV_BOOT_INFO_ADDR + 32), AT, "rsdp_paddr");
 	cr_assert_arr_eq(hv_memory_at(&ram, AT, 8), "RSD PTR ", 8);
+	cr_assert_arr_eq(hv_memory_at(&ram, 0xffff0, 9), "\xba\x02\x06\xb0\x42\xee\xf4\xeb\xfd", 9,
+			 "mov dx, 0x602; mov al, 0x42; out dx, al; hlt; jmp to it");
 	request.acpi = NULL;
 	cr_assert_eq(hv_boot_elf(&request, &ram, &entry, &err), 0, "%s", err.text);
 	cr_expect_eq(ram64(&ram, HV_BOOT_INFO_ADDR + 32), 0);

@@ -67,6 +67,7 @@ Test(config, takes_good_values)
 		{"serial", "file:out"}, {"cpu", "baseline"},    {"irqchip", "split"},
 		{"gdb", "tcp:1234"},    {"gdb", "unix:/tmp/g"}, {"trace", "t.json"},
 		{"timeout", "2.5"},     {"sandbox", "off"},     {"paused", "no"},
+		{"kernel", "vmlinuz"},  {"boot", "linux"},
 	};
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(good); i++)
@@ -74,6 +75,7 @@ Test(config, takes_good_values)
 			     good[i][1], err.text);
 	cr_assert_eq(hv_config_set(&c, "stats", NULL, &err), 0);
 	cr_assert(c.stats);
+	cr_assert_str_eq(c.image, "vmlinuz");
 	cr_assert_eq(c.timeout_ns, 2500000000u);
 	cr_assert_not(c.sandbox);
 }
