@@ -11,8 +11,8 @@
 #include "kvm/irq.h"
 
 /* Each guest ends by `out %al, $0xe9` with its first finding in EAX, then hlt. */
-extern const uint8_t guest16[], guest16_end[], guest32[], guest32_end[], guest64[], guest64_end[], high64[],
-	high64_end[];
+extern const uint8_t guest16[], guest16_end[], guest32[], guest32_end[], guest64[], guest64_end[], linux64[],
+	linux64_end[], high64[], high64_end[];
 
 __asm__(".pushsection .rodata\n"
 	".code16\n"
@@ -58,6 +58,20 @@ __asm__(".pushsection .rodata\n"
 	"	outb %al, $0xe9\n"
 	"	hlt\n"
 	"guest64_end:\n"
+	"linux64:\n" /* as guest64, by Linux's selectors */
+	"	mov (%rdi), %eax\n"
+	"	push %rax\n"
+	"	mov $0x18, %ecx\n"
+	"	mov %ecx, %ds\n"
+	"	mov %ecx, %ss\n"
+	"	pushq $0x10\n"
+	"	lea 1f(%rip), %rcx\n"
+	"	push %rcx\n"
+	"	lretq\n"
+	"1:	pop %rax\n"
+	"	outb %al, $0xe9\n"
+	"	hlt\n"
+	"linux64_end:\n"
 	"high64:\n"
 	"	movabs $0x100000000, %rcx\n" /* the first byte above 4 GiB */
 	"	movl $0x336ec578, (%rcx)\n"
@@ -226,7 +240,8 @@ Test(entry, a_multiboot_kernel_runs_in_protected_mode)
  */
 Test(entry, linux_finds_its_own_selectors)
 {
-	struct hv_entry entry = load_kind(HV_BOOT_ELF, true);
+	struct image image = image_elf(true);
+	struct hv_entry entry = load(&image, linux64, linux64_end);
 	const uint8_t *gdt = hv_memory_at(&box.mem, HV_BOOT_TABLES, 48);
 	struct kvm_sregs sregs;
 
