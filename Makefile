@@ -139,7 +139,7 @@ demo: ## Install what is missing, build, and tell a story on real VMs
 
 # --- installation --------------------------------------------------------------------------------------------------
 # A room's own headers, which no other room includes, stay at home.
-PRIVATE_H := %/internal.h %_impl.h boot/elf.h boot/layout.h control/gdb_% control/qmp_dispatch.h control/qmp_scan.h
+PRIVATE_H := %/internal.h %_impl.h boot/elf.h boot/layout.h boot/aml.h control/gdb_% control/qmp_dispatch.h control/qmp_scan.h
 DISK_H    := $(wildcard $(addprefix core/disk/,disk.h convert.h appliance.h nbd.h))
 HEADERS   := $(filter-out $(PRIVATE_H),$(patsubst core/%,%,$(sort $(DISK_H) \
              $(filter-out core/disk/%,$(wildcard core/*/*.h core/*/*/*.h)))))

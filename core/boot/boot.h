@@ -1,7 +1,8 @@
 /*
  * Boot: an image is put into guest memory and the first vCPU is told where to start. Every image is hostile
  * until checked. Loaders fill a struct hv_entry; hv_entry_apply gives it to a vCPU. Rules: System V ABI
- * (ELF), Multiboot 0.6.96, Xen's PVH (docs/misc/pvh.pandoc, elf note 18), SDM vol. 3A ch. 10.
+ * (ELF), Multiboot 0.6.96, Xen's PVH (docs/misc/pvh.pandoc, elf note 18), Linux's boot protocol, SDM vol. 3A
+ * ch. 10.
  */
 #ifndef HV_BOOT_BOOT_H
 #define HV_BOOT_BOOT_H
@@ -11,11 +12,12 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "boot/acpi.h"
 #include "kvm/irq.h"
 #include "kvm/memory.h"
 #include "kvm/vcpu.h"
 
-enum hv_boot_kind { HV_BOOT_AUTO, HV_BOOT_FLAT, HV_BOOT_ELF, HV_BOOT_MULTIBOOT, HV_BOOT_PVH };
+enum hv_boot_kind { HV_BOOT_AUTO, HV_BOOT_FLAT, HV_BOOT_ELF, HV_BOOT_MULTIBOOT, HV_BOOT_PVH, HV_BOOT_LINUX };
 
 /* Low memory that loaders write for the guest; an image that wants it is refused with a sentence. */
 #define HV_BOOT_INFO_ADDR   0x6000ull /* hvm_start_info or multiboot_info and what they point to */
@@ -59,18 +61,19 @@ struct hv_boot_request {
 	const char *cmdline; /* "" for none */
 	const struct hv_module *modules;
 	unsigned module_count;
+	const struct hv_acpi *acpi; /* NULL: the guest gets no ACPI tables; flat ones never do */
 };
 
 HV_API_BEGIN
-/* "auto", "flat", "elf", "multiboot", "pvh". */
+/* "auto", "flat", "elf", "multiboot", "pvh", "linux". */
 int hv_boot_kind_parse(enum hv_boot_kind *kind, const char *text, struct hv_error *err);
 const char *hv_boot_kind_name(enum hv_boot_kind kind);
 
 /*
  * What the bytes are, by content: a multiboot header in the first 8 KiB, else an ELF file with a PVH note,
- * else another ELF file, else flat. A damaged ELF file (it has the magic) is -EBADMSG, one for another
- * machine -ENOEXEC. *irqchip is what the image needs: its hvkit note when it has one (ELF note, name "hvkit",
- * type 1, u32 enum hv_irqchip), else NONE for flat and FULL for the others.
+ * else another ELF file, else a Linux bzImage, else flat. A damaged ELF file (it has the magic) is -EBADMSG,
+ * one for another machine -ENOEXEC. *irqchip is what the image needs: its hvkit note when it has one (ELF
+ * note, name "hvkit", type 1, u32 enum hv_irqchip), else NONE for flat and FULL for the others.
  */
 int hv_boot_probe(const char *path, const void *data, size_t size, enum hv_boot_kind *kind,
 		  enum hv_irqchip *irqchip, struct hv_error *err);
@@ -80,7 +83,8 @@ int hv_boot_probe(const char *path, const void *data, size_t size, enum hv_boot_
 int hv_boot_load(const struct hv_boot_request *request, struct hv_memory *mem, struct hv_entry *entry,
 		 struct hv_error *err);
 
-/* The loaders themselves, one file each: flat.c, elf.c, multiboot.c, pvh.c. request->kind is not looked at.
+/* The loaders themselves, one file each: flat.c, elf.c, multiboot.c, pvh.c, linux.c. request->kind is not
+ * looked at.
  */
 int hv_boot_flat(const struct hv_boot_request *request, struct hv_memory *mem, struct hv_entry *entry,
 		 struct hv_error *err);
@@ -90,6 +94,8 @@ int hv_boot_multiboot(const struct hv_boot_request *request, struct hv_memory *m
 		      struct hv_error *err);
 int hv_boot_pvh(const struct hv_boot_request *request, struct hv_memory *mem, struct hv_entry *entry,
 		struct hv_error *err);
+int hv_boot_linux(const struct hv_boot_request *request, struct hv_memory *mem, struct hv_entry *entry,
+		  struct hv_error *err);
 
 /* Sets regs and sregs of the first vCPU for entry (calls longmode.c for HV_ENTRY_LONG). On the vCPU's thread
  * or before it starts. */

@@ -4,7 +4,7 @@
  * whatever state the guest had.
  *
  * May call longmode.c and kvm/vcpu.h.
- * Rules: SDM vol. 3A, 10.1.1 (state after reset); boot.h.
+ * Rules: SDM vol. 3A, 10.1.1 (state after reset); Linux's boot.rst, "64-bit Boot Protocol"; boot.h.
  */
 #include <string.h>
 
@@ -17,6 +17,27 @@ static uint64_t memory_top(const struct hv_memory *mem)
 	const struct hv_slot *last = mem->slots + mem->count;
 
 	return mem->count ? last[-1].gpa + last[-1].size : 0;
+}
+
+/*
+ * Linux's 64-bit protocol fixes two selectors, __BOOT_CS 0x10 and __BOOT_DS 0x18, which lie one place higher
+ * than in our GDT. So all of it moves up by one; there is room before the TSS.
+ */
+static int raise_selectors(const struct hv_memory *mem, struct kvm_sregs *sregs, struct hv_error *err)
+{
+	struct kvm_segment *const segments[] = {&sregs->cs, &sregs->ds, &sregs->es, &sregs->fs,
+						&sregs->gs, &sregs->ss, &sregs->tr};
+	size_t size = sregs->gdt.limit + 1u;
+	uint8_t *gdt = hv_memory_at(mem, sregs->gdt.base, size + 8);
+
+	if (!gdt)
+		return hv_fail(err, ENOMEM, "No RAM at 0x%llx for the GDT",
+			       (unsigned long long)sregs->gdt.base);
+	memmove(gdt + 8, gdt, size); /* the null descriptor twice: entry 1 is not used */
+	sregs->gdt.limit = (uint16_t)(size + 8 - 1);
+	for (size_t i = 0; i < HV_ARRAY_SIZE(segments); i++)
+		segments[i]->selector = (uint16_t)(segments[i]->selector + 8);
+	return 0;
 }
 
 static int set_mode(enum hv_entry_mode mode, struct hv_memory *mem, struct kvm_sregs *sregs,
@@ -53,6 +74,8 @@ int hv_entry_apply(const struct hv_entry *entry, const struct hv_vcpu *vcpu, str
 
 	if (!rc)
 		rc = set_mode(entry->mode, mem, &sregs, err);
+	if (!rc && entry->kind == HV_BOOT_LINUX)
+		rc = raise_selectors(mem, &sregs, err);
 	if (rc)
 		return rc;
 	sregs.cr2 = sregs.cr8 = 0;

@@ -10,7 +10,7 @@
 
 static const char *const kind_names[] = {
 	[HV_BOOT_AUTO] = "auto",           [HV_BOOT_FLAT] = "flat", [HV_BOOT_ELF] = "elf",
-	[HV_BOOT_MULTIBOOT] = "multiboot", [HV_BOOT_PVH] = "pvh",
+	[HV_BOOT_MULTIBOOT] = "multiboot", [HV_BOOT_PVH] = "pvh",   [HV_BOOT_LINUX] = "linux",
 };
 
 int hv_boot_kind_parse(enum hv_boot_kind *kind, const char *text, struct hv_error *err)
@@ -21,8 +21,8 @@ int hv_boot_kind_parse(enum hv_boot_kind *kind, const char *text, struct hv_erro
 			return 0;
 		}
 	}
-	return hv_fail_usage(err, "--boot %s: not a boot protocol; use auto, flat, elf, multiboot or pvh",
-			     text);
+	return hv_fail_usage(
+		err, "--boot %s: not a boot protocol; use auto, flat, elf, multiboot, pvh or linux", text);
 }
 
 const char *hv_boot_kind_name(enum hv_boot_kind kind)
@@ -58,6 +58,8 @@ int hv_boot_probe(const char *path, const void *data, size_t size, enum hv_boot_
 	*irqchip = HV_IRQCHIP_AUTO;
 	if (hv_elf_magic(data, size))
 		rc = probe_elf(path, data, size, kind, irqchip, err);
+	else if (hv_linux_magic(data, size))
+		*kind = HV_BOOT_LINUX;
 	if (multiboot) {
 		/* Its own header may say how to load it, whatever the ELF one says: the loader will tell. */
 		*kind = HV_BOOT_MULTIBOOT;
@@ -88,6 +90,8 @@ int hv_boot_load(const struct hv_boot_request *request, struct hv_memory *mem, s
 		return hv_boot_multiboot(request, mem, entry, err);
 	case HV_BOOT_PVH:
 		return hv_boot_pvh(request, mem, entry, err);
+	case HV_BOOT_LINUX:
+		return hv_boot_linux(request, mem, entry, err);
 	case HV_BOOT_AUTO:
 		break;
 	}

@@ -65,13 +65,21 @@ uint32_t hv_info_add(struct hv_info *info, const void *data, size_t size);
 int hv_info_write(const struct hv_info *info, const struct hv_memory *mem, const char *path,
 		  struct hv_error *err);
 
-/* pvh.c: modules, command line, memory map and the hvm_start_info that points to them. The structure itself
- * is at HV_BOOT_INFO_ADDR. */
+/* acpi.c: puts the request's ACPI tables at HV_BOOT_ACPI. *rsdp becomes their address, or 0 where the request
+ * has none or the VM no RAM there. */
+int hv_boot_put_acpi(const struct hv_boot_request *request, const struct hv_memory *mem, uint64_t *rsdp,
+		     struct hv_error *err);
+
+/* start_info.c: modules, command line, memory map and the hvm_start_info that points to them. The structure
+ * itself is at HV_BOOT_INFO_ADDR. */
 int hv_boot_start_info(const struct hv_boot_request *request, const struct hv_memory *mem,
 		       uint64_t kernel_end, struct hv_error *err);
 
 /* multiboot.c: the offset of a valid multiboot header, or -ENOENT; -EBADMSG with a sentence when one is there
  * whose checksum is wrong and no other is right. */
 int64_t hv_multiboot_find(const char *path, const void *data, size_t size, struct hv_error *err);
+
+/* linux.c: whether the bytes have the magic of Linux's setup header where it belongs. */
+bool hv_linux_magic(const void *data, size_t size);
 
 #endif

@@ -215,10 +215,13 @@ static int write_info(const struct hv_boot_request *request, const struct hv_mem
 	struct info info = {.flags = GIVES_CMDLINE | GIVES_NAME, .cmdline = HV_BOOT_CMDLINE};
 	struct hv_placed placed[HV_BOOT_MODULES_MAX];
 	struct hv_info out = {.used = 0};
+	uint64_t rsdp; /* not told: who wants it searches the BIOS area */
 	int rc = hv_boot_place_modules(request, mem, kernel_end, placed, err);
 
 	if (!rc)
 		rc = hv_boot_put_cmdline(request, mem, err);
+	if (!rc)
+		rc = hv_boot_put_acpi(request, mem, &rsdp, err);
 	if (rc)
 		return rc;
 	hv_info_add(&out, &info, sizeof(info));

@@ -2,7 +2,7 @@
  * hvm_start_info: modules, command line and memory map in one structure, which PVH kernels find through EBX,
  * and plain ELF kernels by the same form.
  *
- * May call layout.c and kvm/memory.h.
+ * May call acpi.c, layout.c and kvm/memory.h.
  * Rules: Xen, public/arch-x86/hvm/start_info.h.
  */
 #include <string.h>
@@ -14,7 +14,7 @@
 /* The structures as start_info.h lays them out; all fields little-endian, as this host is. */
 struct start_info {
 	uint32_t magic, version, flags, nr_modules;
-	uint64_t modlist, cmdline, rsdp, memmap; /* guest-physical addresses; no ACPI tables: rsdp is 0 */
+	uint64_t modlist, cmdline, rsdp, memmap; /* guest-physical addresses; 0: there is none */
 	uint32_t memmap_entries, reserved;
 };
 
@@ -72,6 +72,8 @@ int hv_boot_start_info(const struct hv_boot_request *request, const struct hv_me
 
 	if (!rc)
 		rc = hv_boot_put_cmdline(request, mem, err);
+	if (!rc)
+		rc = hv_boot_put_acpi(request, mem, &start.rsdp, err);
 	if (rc)
 		return rc;
 	/* It comes first, so that its address is known; what it points to follows, then it is filled in. */

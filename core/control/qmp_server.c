@@ -332,13 +332,16 @@ static void *client_thread(void *arg)
 
 static const char *shutdown_reason(enum hv_end_reason reason, bool *guest)
 {
-	*guest = reason == HV_END_GUEST_EXIT || reason == HV_END_HALT || reason == HV_END_TRIPLE_FAULT;
+	*guest = reason == HV_END_GUEST_EXIT || reason == HV_END_HALT || reason == HV_END_TRIPLE_FAULT ||
+		 reason == HV_END_PANIC;
 	switch (reason) {
 	case HV_END_GUEST_EXIT:
 	case HV_END_HALT:
 		return "guest-shutdown";
 	case HV_END_TRIPLE_FAULT: /* on a PC, that is a reset; hvrun ends, as QEMU does with -no-reboot */
 		return "guest-reset";
+	case HV_END_PANIC:
+		return "guest-panic";
 	case HV_END_QUIT:
 		return "host-qmp-quit";
 	case HV_END_TIMEOUT:

@@ -66,6 +66,7 @@ enum hv_power_request {
 	HV_POWER_EXIT,  /* end with the guest's own status `code` (isa-debug-exit) */
 	HV_POWER_RESET, /* restart the VM */
 	HV_POWER_OFF,   /* orderly end */
+	HV_POWER_PANIC, /* end: the guest's kernel says that it can't go on */
 };
 
 struct hv_power {

@@ -48,6 +48,18 @@ struct hv_fwcfg_item {
 int hv_fwcfg_create(unsigned cpus, uint64_t mem_size, const struct hv_fwcfg_item *items, unsigned count,
 		    struct hv_device **out, struct hv_error *err);
 
+/*
+ * power.c: ACPI's sleep control (offset 0), sleep status (1) and reset register (2) at ports 0x600-0x602.
+ * Sleep type HV_POWER_SLEEP_OFF asks for HV_POWER_OFF, HV_POWER_RESET_VALUE in the reset register for
+ * HV_POWER_RESET.
+ */
+#define HV_POWER_SLEEP_OFF   5u
+#define HV_POWER_RESET_VALUE 0x42u
+int hv_power_create(struct hv_power power, struct hv_device **out, struct hv_error *err);
+
+/* pvpanic.c: port 0x505; a guest's panic asks for HV_POWER_PANIC. */
+int hv_pvpanic_create(struct hv_power power, struct hv_device **out, struct hv_error *err);
+
 /* post.c: port 0x80: the last code written, and a read that gives it back. */
 int hv_post_create(struct hv_device **out, struct hv_error *err);
 

@@ -9,6 +9,7 @@
 
 #include "base/io.h"
 #include "base/parse.h"
+#include "device/virtio/window.h"
 #include "machine/internal.h"
 
 /* --- interrupts: from a device's line to the guest --- */
@@ -59,6 +60,12 @@ struct hv_irq_line hv_board_irq(struct hv_machine *m, unsigned gsi)
 
 /* --- devices --- */
 
+#define SERIAL_PORT 0x3f8
+#define SERIAL_GSI  4
+#define RTC_PORT    0x70
+#define PANIC_PORT  0x505
+#define POWER_PORT  0x600
+
 /* Takes the device that `rc` tells was made, and puts it on a bus. */
 static int place(struct hv_machine *m, int rc, struct hv_device **dev, struct hv_bus *bus, uint64_t base,
 		 uint64_t length, struct hv_error *err)
@@ -84,8 +91,8 @@ static int create_devices(struct hv_machine *m, struct hv_error *err)
 			return rc;
 		m->ioapic = m->devices[0];
 	}
-	rc = place(m, hv_serial_create(m->chardev, hv_board_irq(m, 4), &dev, err), &dev, &m->pio, 0x3f8, 8,
-		   err);
+	rc = place(m, hv_serial_create(m->chardev, hv_board_irq(m, SERIAL_GSI), &dev, err), &dev, &m->pio,
+		   SERIAL_PORT, 8, err);
 	if (!rc && m->chardev) {
 		hv_chardev_connect(m->chardev, hv_serial_input, dev);
 		hv_chardev_set_wanted(m->chardev, hv_smp_wanted, m);
@@ -97,10 +104,14 @@ static int create_devices(struct hv_machine *m, struct hv_error *err)
 	if (!rc)
 		rc = place(m, hv_post_create(&dev, err), &dev, &m->pio, 0x80, 1, err);
 	if (!rc)
-		rc = place(m, hv_rtc_create(m->config.mem, &dev, err), &dev, &m->pio, 0x70, 2, err);
+		rc = place(m, hv_rtc_create(m->config.mem, &dev, err), &dev, &m->pio, RTC_PORT, 2, err);
 	if (!rc)
 		rc = place(m, hv_fwcfg_create(m->cpu_count, m->config.mem, NULL, 0, &dev, err), &dev, &m->pio,
 			   0x510, 2, err);
+	if (!rc)
+		rc = place(m, hv_power_create(power, &dev, err), &dev, &m->pio, POWER_PORT, 3, err);
+	if (!rc)
+		rc = place(m, hv_pvpanic_create(power, &dev, err), &dev, &m->pio, PANIC_PORT, 1, err);
 	if (!rc)
 		rc = place(m, hv_i8042_create(power, &dev, err), &dev, &m->pio, 0x60, 1, err);
 	if (!rc)
@@ -161,14 +172,48 @@ int hv_board_create(struct hv_machine *m, struct hv_error *err)
 	return rc;
 }
 
+/* Where the virtio devices are, for ACPI; how many. */
+static unsigned windows_of(const struct hv_machine *m, struct hv_acpi_virtio virtio[HV_VIRTIO_WINDOWS])
+{
+	for (unsigned i = 0; i < m->virtio_windows; i++)
+		virtio[i] = (struct hv_acpi_virtio){
+			.gpa = (uint32_t)(HV_VIRTIO_WINDOW_BASE + i * HV_VIRTIO_WINDOW_STRIDE),
+			.size = (uint32_t)HV_VIRTIO_WINDOW_SIZE,
+			.gsi = HV_VIRTIO_GSI_BASE + i,
+		};
+	return m->virtio_windows;
+}
+
+/* The board in the words of ACPI; virtio: windows of virtio-mmio. */
+static struct hv_acpi acpi_of(const struct hv_machine *m, const struct hv_acpi_virtio *virtio, unsigned count)
+{
+	return (struct hv_acpi){
+		.cpus = m->cpu_count,
+		.legacy = m->irqchip == HV_IRQCHIP_FULL,
+		.sleep_port = POWER_PORT,
+		.sleep_off = HV_POWER_SLEEP_OFF,
+		.reset_port = POWER_PORT + 2,
+		.reset_value = HV_POWER_RESET_VALUE,
+		.serial_port = SERIAL_PORT,
+		.serial_gsi = SERIAL_GSI,
+		.rtc_port = RTC_PORT,
+		.panic_port = PANIC_PORT,
+		.virtio = virtio,
+		.virtio_count = count,
+	};
+}
+
 int hv_board_boot(struct hv_machine *m, struct hv_error *err)
 {
 	const struct hv_config *c = &m->config;
+	struct hv_acpi_virtio virtio[HV_VIRTIO_WINDOWS];
+	const struct hv_acpi acpi = acpi_of(m, virtio, windows_of(m, virtio));
 	struct hv_boot_request request = {
 		.kind = c->boot,
 		.path = c->image,
 		.load_addr = c->load_addr,
 		.cmdline = c->append ? c->append : "",
+		.acpi = m->irqchip == HV_IRQCHIP_NONE ? NULL : &acpi, /* its CPUs have APICs */
 	};
 	struct hv_module modules[HV_MODULES_MAX] = {0};
 	void *image = NULL, *data[HV_MODULES_MAX] = {0};

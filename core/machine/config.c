@@ -151,6 +151,13 @@ static int set_cpus(struct hv_config *c, const char *key, const char *value, con
 	return 0;
 }
 
+/* What the configuration file calls image, and the command line names last. */
+static int set_kernel(struct hv_config *c, const char *key, const char *value, const char *folder,
+		      struct hv_error *err)
+{
+	return keep_path(&c->image, key, value, folder, err);
+}
+
 static int set_boot(struct hv_config *c, const char *key, const char *value, const char *folder,
 		    struct hv_error *err)
 {
@@ -332,18 +339,19 @@ static int set_sandbox(struct hv_config *c, const char *key, const char *value, 
 
 /* Which function sets which option, in the order of hv_config_options. */
 static set_fn *const setters[] = {
-	set_name,  set_mem,     set_cpus,   set_boot,    set_load_addr, set_initrd, set_append,
-	set_disk,  set_rng,     set_serial, set_cpu,     set_irqchip,   set_paused, set_gdb,
-	set_trace, set_timeout, set_stats,  set_verbose, set_sandbox,
+	set_name,   set_mem,   set_cpus,    set_kernel, set_boot,    set_load_addr, set_initrd,
+	set_append, set_disk,  set_rng,     set_serial, set_cpu,     set_irqchip,   set_paused,
+	set_gdb,    set_trace, set_timeout, set_stats,  set_verbose, set_sandbox,
 };
 
 const struct hv_config_option hv_config_options[] = {
 	{"name", "NAME", "the VM's name, by which hvctl finds it"},
 	{"mem", "SIZE", "memory, with K, M or G (64M)"},
 	{"cpus", "N", "CPUs (1)"},
-	{"boot", "KIND", "auto, flat, elf, multiboot or pvh (auto)"},
+	{"kernel", "FILE", "the same as IMAGE: the kernel to boot"},
+	{"boot", "KIND", "auto, flat, elf, multiboot, pvh or linux (auto)"},
 	{"load-addr", "ADDR", "where a flat image goes and starts (0x1000)"},
-	{"initrd", "FILE", "a module for multiboot or PVH; may be given again"},
+	{"initrd", "FILE", "Linux's initrd, or a module for multiboot or PVH; may be given again"},
 	{"append", "STRING", "the guest's command line"},
 	{"disk", "FILE", "a virtio disk; FILE[,format=F][,ro][,serial=S]; may be given again"},
 	{"rng", NULL, "a virtio device that gives random bytes"},

@@ -225,6 +225,8 @@ const char *hv_state_name(enum hv_state state, enum hv_end_reason reason)
 	case HV_STATE_ENDED:
 		break;
 	}
+	if (reason == HV_END_PANIC)
+		return "guest-panicked";
 	return reason == HV_END_ERROR ? "internal-error" : "shutdown";
 }
 

@@ -26,7 +26,7 @@ enum hv_state {
 	HV_STATE_RUNNING,   /* "running" */
 	HV_STATE_PAUSED,    /* "paused" */
 	HV_STATE_DEBUG,     /* stopped by the debugger ("debug") */
-	HV_STATE_ENDED,     /* "shutdown", or "internal-error" when end.reason says so */
+	HV_STATE_ENDED,     /* "shutdown", or "guest-panicked" or "internal-error" when end.reason says so */
 };
 
 enum hv_end_reason {
@@ -36,6 +36,7 @@ enum hv_end_reason {
 	HV_END_QUIT,         /* asked for from outside: status 0 */
 	HV_END_TIMEOUT,      /* status 124 */
 	HV_END_TRIPLE_FAULT, /* status 1, text tells registers and the last exits */
+	HV_END_PANIC,        /* the guest's kernel says so (pvpanic); status 1, text tells */
 	HV_END_ERROR,        /* an exit that can't be gone on from; status 1, text tells */
 };
 

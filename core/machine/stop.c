@@ -227,6 +227,12 @@ void hv_machine_power(void *machine, enum hv_power_request what, int code)
 	case HV_POWER_OFF:
 		hv_machine_finish(m, HV_END_HALT, HV_EXIT_OK, "");
 		return;
+	case HV_POWER_PANIC:
+		hv_machine_finish(
+			m, HV_END_PANIC, HV_EXIT_FAILED,
+			"the guest's kernel panicked (it said so through pvpanic); the last lines on its "
+			"serial port tell why");
+		return;
 	case HV_POWER_RESET:
 		pthread_mutex_lock(&m->lock);
 		if (!m->ending && !m->reset_wanted && !m->resetting) {

@@ -72,16 +72,20 @@ class Handout:
         copy(os.path.join(self.repo, "LICENSE"), self.at("LICENSE"))
 
     def starters(self, titles):
+        self.starters_written = 0
         core = os.path.join(self.repo, "core")
         for name in files_below(core):
             path = os.path.join(core, name)
             if name.endswith(".h"):
                 copy(path, self.at("core", name))
-            elif name.endswith(".c") and cut.labs_of(text := read(path)):
+            elif name.endswith(".c") and (labs := cut.labs_of(text := read(path))):
                 self.solutions[f"core/{name}"] = text
+                if not set(labs) & {number for number, _ in titles}:  # of a lab that is yet to be written
+                    continue
                 os.makedirs(os.path.dirname(self.at("starters", "core", name)), exist_ok=True)
                 with open(self.at("starters", "core", name), "w", encoding="utf-8") as file:
                     file.write(cut.cut(text, titles, f"core/{name}"))
+                self.starters_written += 1
 
     def objects(self):
         """Each object by itself, without what a debugger would tell of its source."""
@@ -214,7 +218,7 @@ def main():
     finally:
         shutil.rmtree(new, ignore_errors=True)
     print(f"{final}: labs {' '.join(str(n) for n in here.numbers()) or 'none yet'}, "
-          f"{len(handout.solutions)} starters")
+          f"{handout.starters_written} starters")
     return 0
 
 

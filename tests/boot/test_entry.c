@@ -11,8 +11,8 @@
 #include "kvm/irq.h"
 
 /* Each guest ends by `out %al, $0xe9` with its first finding in EAX, then hlt. */
-extern const uint8_t guest16[], guest16_end[], guest32[], guest32_end[], guest64[], guest64_end[], high64[],
-	high64_end[];
+extern const uint8_t guest16[], guest16_end[], guest32[], guest32_end[], guest64[], guest64_end[], linux64[],
+	linux64_end[], high64[], high64_end[];
 
 __asm__(".pushsection .rodata\n"
 	".code16\n"
@@ -58,6 +58,20 @@ __asm__(".pushsection .rodata\n"
 	"	outb %al, $0xe9\n"
 	"	hlt\n"
 	"guest64_end:\n"
+	"linux64:\n" /* as guest64, by Linux's selectors */
+	"	mov (%rdi), %eax\n"
+	"	push %rax\n"
+	"	mov $0x18, %ecx\n"
+	"	mov %ecx, %ds\n"
+	"	mov %ecx, %ss\n"
+	"	pushq $0x10\n"
+	"	lea 1f(%rip), %rcx\n"
+	"	push %rcx\n"
+	"	lretq\n"
+	"1:	pop %rax\n"
+	"	outb %al, $0xe9\n"
+	"	hlt\n"
+	"linux64_end:\n"
 	"high64:\n"
 	"	movabs $0x100000000, %rcx\n" /* the first byte above 4 GiB */
 	"	movl $0x336ec578, (%rcx)\n"
@@ -220,6 +234,26 @@ Test(entry, a_multiboot_kernel_runs_in_protected_mode)
 
 	cr_expect_eq(entry.kind, HV_BOOT_MULTIBOOT);
 	cr_expect_eq(run(&entry, "multiboot"), 0x24d, "the flags of its information");
+}
+
+/* boot.rst, "64-bit Boot Protocol": CS is __BOOT_CS, the other segments are __BOOT_DS, and the GDT has them.
+ */
+Test(entry, linux_finds_its_own_selectors)
+{
+	struct image image = image_elf(true);
+	struct hv_entry entry = load(&image, linux64, linux64_end);
+	const uint8_t *gdt = hv_memory_at(&box.mem, HV_BOOT_TABLES, 48);
+	struct kvm_sregs sregs;
+
+	entry.kind = HV_BOOT_LINUX;
+	cr_expect_eq(run(&entry, "linux"), 0x336ec578);
+	cr_assert_eq(hv_vcpu_get_sregs(&box.vcpu, &sregs, &err), 0);
+	cr_expect_eq(sregs.cs.selector, 0x10);
+	cr_expect_eq(sregs.ss.selector, 0x18);
+	cr_expect_eq(sregs.tr.selector, 0x20);
+	cr_expect_eq(sregs.gdt.limit, 47);
+	cr_expect_eq(hv_le64(gdt + 0x10), 0x00af9b000000ffff);
+	cr_expect_eq(hv_le64(gdt + 0x18), 0x00cf93000000ffff);
 }
 
 Test(entry, a_vcpu_that_ran_in_one_mode_starts_in_any_other)

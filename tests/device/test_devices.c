@@ -9,7 +9,7 @@
 #include "drive.h"
 
 static struct power_log power;
-static struct hv_device *all[8];
+static struct hv_device *all[10];
 
 static void set_up(void)
 {
@@ -26,6 +26,8 @@ static void set_up(void)
 	rc |= hv_fwcfg_create(2, 64 << 20, &file, 1, &all[5], NULL);
 	rc |= hv_post_create(&all[6], NULL);
 	rc |= hv_ioapic_create((struct hv_ioapic_host){0}, &all[7], NULL);
+	rc |= hv_power_create(p, &all[8], NULL);
+	rc |= hv_pvpanic_create(p, &all[9], NULL);
 	cr_assert_eq(rc, 0);
 }
 
@@ -94,6 +96,42 @@ Test(devices, debugexit_asks_for_an_end_with_an_odd_status)
 	}
 	cr_assert_eq(drive_read(all[2], 0, 4), 0);
 	cr_assert_eq(power.count, HV_ARRAY_SIZE(writes), "a read ends nothing");
+}
+
+Test(devices, power_turns_off_by_sleep_type_5_and_resets_by_its_value)
+{
+	struct hv_device *dev = all[8];
+
+	out8(dev, 0, 5 << 2);
+	cr_assert_eq(power.count, 0, "without SLP_EN it is only a type");
+	cr_assert_eq(in8(dev, 0), 5 << 2);
+	out8(dev, 0, 3 << 2 | 1 << 5);
+	out8(dev, 1, 0x80);
+	out8(dev, 2, 0x41);
+	cr_assert_eq(power.count, 0, "no such state, wake status, another value");
+	cr_assert_eq(in8(dev, 0), 3 << 2, "SLP_EN reads as 0");
+	cr_assert_eq(in8(dev, 1), 0);
+	cr_assert_eq(in8(dev, 2), 0);
+	out8(dev, 0, 5 << 2 | 1 << 5);
+	cr_assert_eq(power.count, 1);
+	cr_assert_eq(power.what, HV_POWER_OFF);
+	out8(dev, 2, 0x42);
+	cr_assert_eq(power.count, 2);
+	cr_assert_eq(power.what, HV_POWER_RESET);
+	drive_refused(dev, 0, 0x20);
+	out8(dev, 0, 5 << 2);
+	drive_reset(dev);
+	cr_assert_eq(in8(dev, 0), 0);
+}
+
+Test(devices, pvpanic_takes_a_panic_and_nothing_else)
+{
+	cr_assert_eq(in8(all[9], 0), 1);
+	out8(all[9], 0, 0xfe);
+	cr_assert_eq(power.count, 0);
+	out8(all[9], 0, 1);
+	cr_assert_eq(power.count, 1);
+	cr_assert_eq(power.what, HV_POWER_PANIC);
 }
 
 Test(devices, every_device_describes_itself_in_any_room)

@@ -37,8 +37,8 @@ static void load(hv_loader *loader, const struct hv_boot_request *request, struc
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static hv_loader *const loaders[] = {hv_boot_flat, hv_boot_elf, hv_boot_multiboot, hv_boot_pvh,
-					     hv_boot_load};
+	static hv_loader *const loaders[] = {hv_boot_flat, hv_boot_elf,   hv_boot_multiboot,
+					     hv_boot_pvh,  hv_boot_linux, hv_boot_load};
 	static struct hv_memory mem; /* kept: making it costs more than a run */
 	struct hv_module module = {data, size, "the image itself"};
 	struct hv_boot_request request = {

@@ -79,7 +79,7 @@ static int virtio_create(struct hv_device **dev)
 	return 0;
 }
 
-enum { SERIAL, DEBUGCON, DEBUGEXIT, I8042, RTC, FWCFG, POST, IOAPIC, VIRTIO, KINDS };
+enum { SERIAL, DEBUGCON, DEBUGEXIT, I8042, RTC, FWCFG, POST, IOAPIC, POWER, PVPANIC, VIRTIO, KINDS };
 
 static struct hv_device *create(unsigned kind)
 {
@@ -116,6 +116,12 @@ static struct hv_device *create(unsigned kind)
 		break;
 	case VIRTIO:
 		rc = virtio_create(&dev);
+		break;
+	case POWER:
+		rc = hv_power_create(power, &dev, NULL);
+		break;
+	case PVPANIC:
+		rc = hv_pvpanic_create(power, &dev, NULL);
 		break;
 	}
 	if (rc)

@@ -83,6 +83,8 @@ Test(config, takes_good_values)
 		{"disk", "/a,,b,ro"},
 		{"rng", "on"},
 		{"disk", "d,format=qcow2,serial=a-1,ro"},
+		{"kernel", "vmlinuz"},
+		{"boot", "linux"},
 	};
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(good); i++)
@@ -90,6 +92,7 @@ Test(config, takes_good_values)
 			     good[i][1], err.text);
 	cr_assert_eq(hv_config_set(&c, "stats", NULL, &err), 0);
 	cr_assert(c.stats);
+	cr_assert_str_eq(c.image, "vmlinuz");
 	cr_assert_eq(c.timeout_ns, 2500000000u);
 	cr_assert_not(c.sandbox);
 }

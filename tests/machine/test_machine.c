@@ -128,6 +128,36 @@ Test(machine, the_debug_exit_gives_the_guests_own_status)
 	unmake(&vm);
 }
 
+Test(machine, acpi_power_off_is_an_orderly_end)
+{
+	/* mov dx,0x600; mov al,0x34 (sleep type 5, go); out dx,al; jmp . */
+	static const uint8_t off[] = {0xba, 0x00, 0x06, 0xb0, 0x34, 0xee, 0xeb, 0xfe};
+	struct vm vm;
+
+	make(&vm, off, sizeof(off), NULL, NULL);
+	start(&vm, false);
+	finish(&vm);
+	cr_assert_eq(vm.end.reason, HV_END_HALT);
+	cr_assert_eq(vm.end.status, 0);
+	unmake(&vm);
+}
+
+Test(machine, a_guests_panic_is_told_and_fails)
+{
+	/* mov dx,0x505; mov al,1; out dx,al; jmp . */
+	static const uint8_t panic[] = {0xba, 0x05, 0x05, 0xb0, 0x01, 0xee, 0xeb, 0xfe};
+	struct vm vm;
+
+	make(&vm, panic, sizeof(panic), NULL, NULL);
+	start(&vm, false);
+	finish(&vm);
+	cr_assert_eq(vm.end.reason, HV_END_PANIC);
+	cr_assert_eq(vm.end.status, 1);
+	cr_assert(strstr(vm.end.text, "panicked"), "%s", vm.end.text);
+	cr_assert_str_eq(hv_state_name(HV_STATE_ENDED, vm.end.reason), "guest-panicked");
+	unmake(&vm);
+}
+
 Test(machine, a_spinning_guest_is_paused_resumed_and_ended)
 {
 	struct hv_error err = {0};

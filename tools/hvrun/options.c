@@ -76,6 +76,7 @@ int options_parse(struct hvrun_options *o, int argc, char **argv, struct hv_erro
 {
 	struct option table[OPTIONS_MAX] = {0};
 	size_t total = machine_options() + HV_ARRAY_SIZE(own);
+	bool kernel = false;
 	int val, rc;
 
 	memset(o, 0, sizeof(*o));
@@ -92,6 +93,7 @@ int options_parse(struct hvrun_options *o, int argc, char **argv, struct hv_erro
 			err->status = HV_EXIT_USAGE;
 			return -EINVAL;
 		}
+		kernel |= !strcmp(option_at((size_t)val - 1)->key, "kernel");
 		rc = take(o, option_at((size_t)val - 1)->key, optarg, err);
 		if (rc || o->action == HVRUN_HELP || o->action == HVRUN_VERSION)
 			return rc;
@@ -102,6 +104,9 @@ int options_parse(struct hvrun_options *o, int argc, char **argv, struct hv_erro
 		return hv_fail_usage(err, "--json goes with --doctor");
 	if (argc - optind > 1)
 		return hv_fail_usage(err, "one image at a time: '%.64s' is too many", argv[optind + 1]);
+	if (optind < argc && kernel)
+		return hv_fail_usage(err, "one image at a time: --kernel gave one, so '%.64s' is too many",
+				     argv[optind]);
 	if (optind < argc) {
 		rc = hv_config_set(&o->config, "image", argv[optind], err);
 		if (rc)
