@@ -128,8 +128,8 @@ def module_bytes(path):
     return data
 
 
-def modules(kernel):
-    """[(name, bytes)] of what the box needs, each after those that it depends on (its own .modinfo says which)."""
+def modules(kernel, names=MODULES):
+    """[(name, bytes)] of these modules, what the box needs, each after those that it depends on (its own .modinfo says which)."""
     files, order, done = module_files(kernel), [], set()
 
     def add(name):
@@ -143,9 +143,9 @@ def modules(kernel):
             add(other)
         order.append((name, data))
 
-    for name in MODULES:
+    for name in names:
         add(name)
-    if not any(name == "kvm_amd" for name, _ in order):
+    if "kvm-amd" in names and not any(name == "kvm_amd" for name, _ in order):
         raise Trouble(f"{kernel} has no module kvm-amd")
     return order
 

@@ -1,15 +1,19 @@
 #!/usr/bin/env python3
-"""The distribution's own kernel, unmodified, boots to a shell: by bzImage and by PVH, with 1 and 4 CPUs. It turns the VM off
-and resets it through ACPI, and its panic is reported. Damaged and misplaced images are refused.
+"""The distribution's own kernel, unmodified, boots to a shell: by bzImage and by PVH, with 1 and 4 CPUs. It finds virtio
+disks of four formats and the entropy device by ACPI; what it reads and writes there is right, and so are the images
+afterwards. It turns the VM off and resets it through ACPI, and its panic is reported. Damaged and misplaced images are
+refused.
 
 The kernel's user space needs faithful hardware virtualisation. Where /dev/kvm has none, the box gives it: all runs are put
 into scripts, which go through `hvlab box` there.
 """
 # limit: 900
 import glob
+import hashlib
 import lzma
 import os
 import pathlib
+import random
 import shlex
 import shutil
 import struct
@@ -26,17 +30,25 @@ SECONDS = 240  # for one boot: 3 on hardware, 30 to 60 emulated
 INIT = """#!/bin/busybox sh
 b=/bin/busybox
 $b mount -t proc proc /proc; $b mount -t sysfs sys /sys; $b mount -t devtmpfs dev /dev
-for m in pvpanic pvpanic_mmio; do $b insmod /m/$m.ko; done 2>/dev/null
+for m in %s; do $b insmod /m/$m.ko; done 2>/dev/null
 echo "INIT-REACHED cpus=$($b nproc) id=$($b cat /proc/sys/kernel/random/boot_id)"
 $b grep ttyS0 /proc/interrupts
 case $do in
+disks)
+	for d in a b c d; do $b sha256sum /dev/vd$d; $b blockdev --getro /dev/vd$d; done
+	for d in a b c; do $b dd if=/pattern of=/dev/vd$d bs=64k seek=20 conv=fsync,notrunc 2>/dev/null || echo "NOT-WRITTEN vd$d"; done
+	$b dd if=/pattern of=/dev/vdd bs=64k count=1 conv=fsync 2>/dev/null && echo "WRITTEN vdd"
+	echo 3 >/proc/sys/vm/drop_caches
+	for d in a b c; do $b sha256sum /dev/vd$d; done
+	echo "ENTROPY $(cat /sys/class/misc/hw_random/rng_current) $($b head -c 64 /dev/hwrng | $b wc -c)"
+	echo "SERIAL $(cat /sys/block/vda/serial)"
+	$b poweroff -f;;
 panic) echo c >/proc/sysrq-trigger;;
 reboot) $b reboot -f;;
 esac
 exec $b sh
-"""
-# The blank lines are for the driver: it empties the FIFO when the port is opened.
-SHELL = b"\n" * 20 + b"echo A-SHELL-$((6 * 7))\nmkdir /t && echo MADE >/t/f && cat /t/f\npoweroff -f\n"
+"""  # sysfs, proc and the modules of the kernel are all that it needs
+SHELL = b"echo A-SHELL-$((6 * 7))\nmkdir /t && echo MADE >/t/f && cat /t/f\npoweroff -f\n"
 
 if os.environ.get("HV_SAN"):
     skip("no sanitized program runs in the box")
@@ -63,8 +75,8 @@ if not DIRECT and not shutil.which("qemu-system-x86_64"):
 os.environ["XDG_CACHE_HOME"] = str(SRC / "build-box")
 try:
     KERNEL = pathlib.Path(box.kernel_folder(print))
-    MODULES = [(name, box.module_bytes(box.module_files(KERNEL)[name])) for name in ("pvpanic", "pvpanic_mmio")
-               if name in box.module_files(KERNEL)]
+    MODULES = box.modules(KERNEL, ("pvpanic", "pvpanic_mmio", "virtio_mmio", "virtio_blk", "virtio_rng"))
+    PANICS = sum(name.startswith("pvpanic") for name, _ in MODULES)
 except (box.Trouble, OSError, subprocess.SubprocessError) as why:
     skip(f"no kernel package can be had here: {why}")
 BZIMAGE = sorted(glob.glob(str(KERNEL / "boot" / "vmlinuz-*")))[-1]
@@ -93,10 +105,31 @@ def write(name, data):
     return path
 
 
+# Disks of four formats with the same content; the guest writes a pattern over a part of the first three.
+SIZE, AT = 8 << 20, 20 << 16
+content = bytearray(SIZE)
+content[1 << 20:3 << 20] = random.Random(5).randbytes(2 << 20)
+content[-4096:] = b"the end\n" * 512
+pattern = random.Random(6).randbytes(300_000 // 512 * 512)
+written = bytearray(content)
+written[AT:AT + len(pattern)] = pattern
+FORMATS = {"raw": "raw", "qcow2": "qcow2", "vhdx": "vhdx", "vmdk": "vmdk"}  # vda to vdd; the last one is read-only
+
+
+def make_disks():
+    if not shutil.which("qemu-img"):
+        return False
+    write("disk.raw", content)
+    for name in ("qcow2", "vhdx", "vmdk"):
+        subprocess.run(["qemu-img", "convert", "-O", name, TMP / "disk.raw", TMP / f"disk.{name}"], check=True, timeout=60)
+    return True
+
+
 busybox = pathlib.Path(shutil.which("busybox")).read_bytes()
 INITRD = write("initrd", box.cpio(
     [(name, 0o40755, b"") for name in ("bin", "dev", "proc", "sys", "m")] +
-    [("bin/busybox", 0o100755, busybox), ("init", 0o100755, INIT.encode())] +
+    [("bin/busybox", 0o100755, busybox), ("init", 0o100755, (INIT % " ".join(name for name, _ in MODULES)).encode()),
+     ("pattern", 0o100644, pattern)] +
     [(f"m/{name}.ko", 0o100644, data) for name, data in MODULES]))
 scripts = []
 
@@ -106,8 +139,16 @@ def command(kernel, *options, do="shell", cpus=1, mem="512M", initrd=INITRD, app
                                 f"console=ttyS0 panic=-1 do={do}{append}", *options, kernel)))
 
 
-def run(name, words, before="<input"):
-    scripts.append(f"{words} {before} >{name}.out 2>{name}.err; echo $? >{name}.status")
+def run(name, words):
+    scripts.append(f"{words} </dev/null >{name}.out 2>{name}.err; echo $? >{name}.status")
+
+
+def run_typing(name, words, prompt, text):
+    """Types the text when the prompt is there, as a person does: a driver empties its port's FIFO when it starts."""
+    (TMP / f"{name}.out").touch()
+    write(f"{name}.in", text)
+    scripts.append(f"(n=0; until grep -qF {shlex.quote(prompt)} {name}.out || [ $n -gt {SECONDS} ]; do sleep 1; n=$((n + 1)); done; "
+                   f"cat {name}.in) | {words} >{name}.out 2>{name}.err; echo $? >{name}.status")
 
 
 def run_until(name, words, text, times):
@@ -118,9 +159,14 @@ def run_until(name, words, text, times):
                   f"kill $p; wait $p; echo $? >{name}.status")
 
 
-write("input", SHELL)
-run("shell", command(BZIMAGE, append=" quiet"))
-run("panic", command(BZIMAGE, do="panic", cpus=4, append=" quiet"), "</dev/null")
+run_typing("shell", command(BZIMAGE, append=" quiet"), "/ # ", SHELL)
+run("panic", command(BZIMAGE, do="panic", cpus=4, append=" quiet"))
+disks = make_disks()
+if disks:
+    run("disks", command(BZIMAGE, "--disk", "disk.raw,serial=HV-1", "--disk", "disk.qcow2", "--disk", "disk.vhdx", "--disk",
+                         "disk.vmdk,ro", "--rng", do="disks", cpus=2, append=" quiet"))
+else:
+    print("not tried: disks, as qemu-img is missing")
 elf = vmlinux()
 if elf:
     run_until("reboot", command(write("vmlinux", elf), do="reboot"), "Linux version", 2)
@@ -129,6 +175,7 @@ else:
     print("not tried: PVH, as this kernel's payload is packed by a way that isn't known here")
 
 # --- what is refused ----------------------------------------------------------------------------------------------------
+booted = len(scripts)
 CUTS = [0x205, 0x250, 0x400, len(image) // 2, image[0x1F1] * 512]
 for cut in CUTS:
     run(f"cut{cut}", command(write(f"cut{cut}.img", image[:cut]), "--boot", "linux"))
@@ -161,10 +208,9 @@ def execute(commands):
     return check(done.returncode == 0, "the box ran what it was given", done.returncode, done.stdout[-1000:], done.stderr[-1000:])
 
 
-boots = 3
-for one in scripts[:boots]:
+for one in scripts[:booted]:
     execute([one])
-execute(scripts[boots:])
+execute(scripts[booted:])
 
 
 def result(name):
@@ -184,8 +230,23 @@ check(status == 0, "power-off through ACPI is an orderly end", status, tail(out)
 out, err, status = result("panic")
 check("INIT-REACHED cpus=4 " in out, "four CPUs come up", tail(out), err)
 check("sysrq triggered crash" in out, "the kernel panics", tail(out), err)
-if len(MODULES) == 2:
+if PANICS == 2:
     check(status == 1 and "panicked" in err and "pvpanic" in err, "which is told by name, with status 1", status, err)
+if disks:
+    out, err, status = result("disks")
+    for disk, name in zip("abcd", FORMATS):
+        check(f"{hashlib.sha256(content).hexdigest()}  /dev/vd{disk}" in out, f"{name}: the guest reads what is in the image", tail(out), err)
+        if name != "vmdk":
+            check(f"{hashlib.sha256(written).hexdigest()}  /dev/vd{disk}" in out, f"{name}: and what it has written", tail(out), err)
+        subprocess.run(["qemu-img", "convert", "-O", "raw", "-f", name, TMP / f"disk.{name}", TMP / "back"], check=True, timeout=60)
+        check((TMP / "back").read_bytes() == (content if name == "vmdk" else written), f"{name}: qemu-img reads the same afterwards")
+        if name != "raw":
+            found = subprocess.run(["qemu-img", "check", "-f", name, TMP / f"disk.{name}"], capture_output=True, text=True, timeout=60, check=False)
+            check(found.returncode == 0, f"{name}: qemu-img check finds nothing", found.stdout, found.stderr)
+    check("NOT-WRITTEN" not in out and "WRITTEN vdd" not in out, "three disks can be written to, the read-only one can't", tail(out))
+    check("ENTROPY virtio_rng.0 64" in out, "the entropy device gives what is asked for", tail(out))
+    check("SERIAL HV-1" in out, "the disk has its serial number", tail(out))
+    check(status == 0, "an orderly end", status, err)
 out, err, status = result("reboot")
 check("INIT-REACHED cpus=1 " in out, "the kernel boots by PVH" if elf else "the kernel boots", tail(out), err)
 check(out.count("Linux version") == 2 and status == 0, "reboot resets the VM, and the kernel starts anew", status, tail(out), err)
