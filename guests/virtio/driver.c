@@ -151,15 +151,17 @@ void virtio_submit(struct virtio *v, uint16_t head)
 		set(v->window, REG_NOTIFY, 0);
 }
 
-/* Sleeps until the device has returned a chain. The check and the hlt are one step for interrupts. */
+/* Sleeps until the device has returned a chain. The check and the hlt are one step for interrupts. A device
+ * that was faster than the check has its interrupt taken all the same, in the one instruction behind sti. */
 static void wait_used(struct virtio *v)
 {
 	for (;;) {
 		irq_off();
 		if (*(volatile uint16_t *)&v->used.idx != v->seen)
-			return;
+			break;
 		irq_on_and_halt();
 	}
+	__asm__ volatile("sti; nop; cli" ::: "memory");
 }
 
 /* By an indirect table where the device knows them, else along the queue's own. */

@@ -334,11 +334,15 @@ def verdict(folder, status, ended, begun, trouble):
         if not ended:
             print("hvlab box: the command did not end in its time (--timeout)", file=sys.stderr)
             return TIMED_OUT
-        raise Trouble("the emulated machine ended before the command did" + (f": {trouble}" if trouble else ""))
+        raise Trouble("the emulated machine ended before the command did" + (f": {trouble}" if trouble else "") + last_words(folder, 12))
+    raise Trouble("the emulated machine did not start" + (f": {trouble}" if trouble else "") + last_words(folder, 3))
+
+
+def last_words(folder, count):
+    """What the emulated machine's kernel said at last, for a sentence."""
     with open(os.path.join(folder, "console"), encoding="utf-8", errors="replace") as file:
-        last = [line.strip() for line in file.read().splitlines() if line.strip()][-3:]
-    raise Trouble("the emulated machine did not start" + (f": {trouble}" if trouble else "") +
-                  (f" (its last lines: {' | '.join(last)})" if last else ""))
+        last = [line.strip() for line in file.read().splitlines() if line.strip()][-count:]
+    return f" (its last lines: {' | '.join(last)})" if last else ""
 
 
 def arguments(words):

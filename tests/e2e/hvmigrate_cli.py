@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """hvmigrate's command line: every command, option and exit status, the JSON, the progress, being stopped."""
-# limit: 180
+# limit: 400
 # kvm: none
 import hashlib
 import signal

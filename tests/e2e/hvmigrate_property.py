@@ -2,7 +2,7 @@
 """Random walks: a disk is written to here and there, by dd or by qemu-io in an image of some format, then converted to
 another format, by hvmigrate or by qemu-img, and so on. After each step the image's bytes, its map and its comparison
 with the step before must be what the writes make them."""
-# limit: 240
+# limit: 400
 # kvm: none
 import shutil
 from disks import *

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Every reader times every writer: images that qemu-img made become the same bytes again, and what hvmigrate writes passes
 qemu-img's check and is read back by it to the same bytes."""
-# limit: 240
+# limit: 900
 # kvm: none
 import itertools
 import shutil

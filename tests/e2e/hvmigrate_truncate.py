@@ -6,7 +6,7 @@ whole image gives. It may never crash and never hang. (Raw disks are left out: a
 The many are done in one process by build/tests/cut, which calls what the tool calls; some of them by the tool itself.
 A flipped byte may lead to other bytes of the disk where a format has no checksum for it, or lie in the data; what is
 asked of flips is an orderly end."""
-# limit: 600
+# limit: 900
 # kvm: none
 import multiprocessing
 import signal

@@ -4,6 +4,7 @@
 The tree that make built is copied elsewhere first, to a path with a blank in it, so that it works wherever it is put.
 """
 # limit: 400
+# box: long
 import json
 
 from labs_lib import *

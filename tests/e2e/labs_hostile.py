@@ -4,6 +4,7 @@
 Each act is a constructor's, so that every run of the student's program does it, before main and beside a right solution.
 """
 # limit: 400
+# box: long
 import json
 import time
 
