@@ -55,6 +55,13 @@ static uint8_t checksum(const uint8_t *bytes, size_t size)
 	return (uint8_t)-sum; /* makes the whole sum up to 0 */
 }
 
+/* Letters without the zero that ends a string: fields of fixed lengths. */
+static void put_text(uint8_t *at, const char *text)
+{
+	while (*text)
+		*at++ = (uint8_t)*text++;
+}
+
 /* The header that all tables but the RSDP have; length and checksum come when the table is closed. */
 static size_t open_table(struct hv_aml *a, const char *signature, uint8_t revision)
 {
@@ -64,11 +71,11 @@ static size_t open_table(struct hv_aml *a, const char *signature, uint8_t revisi
 
 	hv_aml_bytes(a, zeros, -a->used & 15);
 	at = a->used;
-	memcpy(header, signature, 4);
+	put_text(header, signature);
 	header[8] = revision;
-	memcpy(header + 10, "HVKIT HVKIT   ", 14); /* OEM, OEM's name of the table */
+	put_text(header + 10, "HVKIT HVKIT   "); /* OEM, OEM's name of the table */
 	hv_put_le32(header + 24, 1);
-	memcpy(header + 28, "HVKT", 4); /* who made it, and his version */
+	put_text(header + 28, "HVKT"); /* who made it, and his version */
 	hv_put_le32(header + 32, 1);
 	hv_aml_bytes(a, header, sizeof(header));
 	return at;
@@ -111,7 +118,7 @@ static size_t add_fadt(struct hv_aml *a, const struct hv_acpi *acpi, uint64_t ds
 		put_port(t + 244, acpi->sleep_port);
 		put_port(t + 256, (uint16_t)(acpi->sleep_port + 1));
 	}
-	memcpy(t + 268, "hvkit", 5);
+	put_text(t + 268, "hvkit");
 	hv_aml_bytes(a, t + HEADER_SIZE, sizeof(t) - HEADER_SIZE);
 	close_table(a, at);
 	return at;
@@ -253,8 +260,8 @@ static size_t add_xsdt(struct hv_aml *a, const uint64_t *tables, unsigned count)
 
 static void write_rsdp(uint8_t *rsdp, uint64_t xsdt)
 {
-	memcpy(rsdp, "RSD PTR ", 8);
-	memcpy(rsdp + 9, "HVKIT ", 6);
+	put_text(rsdp, "RSD PTR ");
+	put_text(rsdp + 9, "HVKIT ");
 	rsdp[15] = 2; /* revision */
 	hv_put_le32(rsdp + 20, RSDP_SIZE);
 	hv_put_le64(rsdp + 24, xsdt);
@@ -302,7 +309,7 @@ static int write_reset_entry(const struct hv_memory *mem, const struct hv_acpi *
 int hv_boot_put_acpi(const struct hv_boot_request *request, const struct hv_memory *mem, uint64_t *rsdp,
 		     struct hv_error *err)
 {
-	struct hv_acpi_tables tables;
+	struct hv_acpi_tables tables = {0};
 	int rc;
 
 	*rsdp = 0;

@@ -88,8 +88,8 @@ static int power_load(struct hv_device *dev, struct hv_decoder *d, uint16_t vers
 
 static void power_describe(struct hv_device *dev, char *buf, size_t size)
 {
-	snprintf(buf, size, "sleep type %u; %u turns the VM off", power_of(dev)->control >> SLEEP_TYPE_SHIFT,
-		 HV_POWER_SLEEP_OFF);
+	snprintf(buf, size, "sleep type %u; %u turns the VM off",
+		 (unsigned)power_of(dev)->control >> SLEEP_TYPE_SHIFT, (unsigned)HV_POWER_SLEEP_OFF);
 }
 
 static void power_destroy(struct hv_device *dev)

@@ -71,12 +71,9 @@ struct hv_machine {
 	struct hv_memory memory;
 	struct hv_bus pio, mmio;
 	struct hv_device *devices[HV_DEVICES_MAX];
-	unsigned device_count;
-	pthread_mutex_t devices_lock; /* who holds or lets go of the devices; taken before lock */
-	bool devices_held;
-	struct hv_disk *disks[HV_DISKS_MAX]; /* opened, until a device has taken each over */
-	unsigned virtio_windows;             /* virtio devices are in windows 0 up to this */
-	struct hv_device *ioapic;            /* SPLIT only */
+	unsigned device_count, virtio_windows; /* virtio devices are in windows 0 up to this */
+	struct hv_disk *disks[HV_DISKS_MAX];   /* opened, until a device has taken each over */
+	struct hv_device *ioapic;              /* SPLIT only */
 	struct hv_irq_route routes[HV_IOAPIC_PINS];
 	enum hv_irqchip irqchip;
 	int image_fd, initrd_fds[HV_MODULES_MAX];
@@ -88,9 +85,11 @@ struct hv_machine {
 	hv_debug_hook *debug_hook; /* guarded by debug_lock, held while it runs */
 	void *debug_ctx;
 	pthread_mutex_t debug_lock;
+	pthread_mutex_t devices_lock; /* who holds or lets go of the devices; taken before lock */
 
 	_Atomic uint64_t unclaimed; /* accesses that no device answered */
 	_Atomic bool warned_irqchip, warned_unclaimed;
+	bool devices_held; /* guarded by devices_lock */
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* anything below changed */

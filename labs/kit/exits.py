@@ -72,6 +72,8 @@ DEVICES = (
     Device("debug console", "debugcon.c", 0xE9, 0xE9),
     Device("debug exit", "debugexit.c", 0xF4, 0xF7),
     Device("POST code", "post.c", 0x80, 0x80),
+    Device("panic", "pvpanic.c", 0x505, 0x505),
+    Device("power", "power.c", 0x600, 0x602),
     Device("keyboard controller", "i8042.c", 0x60, 0x60),
     Device("keyboard controller", "i8042.c", 0x64, 0x64),
     Device("keyboard controller", "i8042.c", 0x92, 0x92),

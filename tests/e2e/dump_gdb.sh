@@ -19,8 +19,9 @@ timeout $((100 * HV_STRETCH)) "$HVRUN" --name dumptest --mem 16M --serial none -
 	>"$TMP/hvrun" 2>&1 &
 hvrun=$!
 trap 'kill $hvrun 2>/dev/null || true; wait $hvrun 2>/dev/null || true' EXIT
-for _ in $(seq 100); do "$HVCTL" dumptest status >/dev/null 2>&1 && break; sleep 0.1; done
+for _ in $(seq $((100 * HV_STRETCH))); do kill -0 $hvrun 2>/dev/null || break; "$HVCTL" dumptest status >/dev/null 2>&1 && break; sleep 0.1; done
 
+"$HVCTL" dumptest status >/dev/null || { cat "$TMP/hvrun"; exit 1; }
 for paging in '' -p; do
 	rm -f "$TMP/core"
 	timeout $((60 * HV_STRETCH)) "$HVCTL" dumptest dump $paging "$TMP/core"

@@ -70,5 +70,5 @@ size_t hv_virtq_write(const struct hv_virtq_chain *chain, size_t at, const void 
 {
 	/* Not written to: only one of the two directions takes it as a destination. */
 	return copy(chain->buffers + chain->readable, chain->count - chain->readable, at,
-		    (uint8_t *)(uintptr_t)buf, length, true);
+		    (uint8_t *)(uintptr_t)buf, length, true); // NOLINT(performance-no-int-to-ptr)
 }
