@@ -25,7 +25,8 @@ static const struct area areas[] = {
 	{HV_BOOT_TABLES, HV_PAGE_SIZE, false, "the GDT"},
 	{HV_BOOT_TABLES + HV_PAGE_SIZE, HV_BOOT_TABLES_SIZE - HV_PAGE_SIZE, true, "the page tables"},
 	{HV_BOOT_CMDLINE, HV_BOOT_CMDLINE_MAX, false, "the command line"},
-	{HV_BOOT_ACPI, HV_BOOT_ACPI_SIZE, false, "the ACPI tables"},
+	{HV_BOOT_ACPI, HV_ACPI_BYTES_MAX, false, "the ACPI tables"},
+	{HV_BOOT_RESET_ENTRY, 16, false, "the entry of a reset"},
 };
 
 static int check_areas(enum hv_entry_mode mode, const char *path, const char *what, uint64_t gpa,

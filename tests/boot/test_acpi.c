@@ -294,7 +294,21 @@ Test(acpi_place, an_image_that_wants_their_place_is_refused)
 	struct hv_boot_request request = image_request(&image);
 	struct hv_entry entry;
 
-	hv_put_le64(image.bytes + 64 + 24, 0xff000);
+	hv_put_le64(image.bytes + 64 + 24, 0xe3fff);
 	ram_init(&ram, 4 << 20);
 	assert_refused(hv_boot_elf(&request, &ram, &entry, &err), err, EADDRINUSE, "the ACPI tables");
+	hv_put_le64(image.bytes + 64 + 24, 0xfffff);
+	assert_refused(hv_boot_elf(&request, &ram, &entry, &err), err, EADDRINUSE, "the entry of a reset");
+}
+
+/* A linker that is told -Ttext=0x100000 puts the ELF header's page below. */
+Test(acpi_place, a_header_below_1_mib_is_not_in_their_way)
+{
+	struct image image = image_elf(true);
+	struct hv_boot_request request = image_request(&image);
+	struct hv_entry entry;
+
+	hv_put_le64(image.bytes + 64 + 24, 0xfc000);
+	ram_init(&ram, 4 << 20);
+	cr_expect_eq(hv_boot_elf(&request, &ram, &entry, &err), 0, "%s", err.text);
 }
