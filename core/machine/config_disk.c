@@ -58,7 +58,7 @@ static int take_option(struct hv_disk_spec *spec, const char *word, struct hv_er
 
 int hv_disk_spec_parse(struct hv_disk_spec *spec, const char *text, struct hv_error *err)
 {
-	char word[64];
+	char word[64] = "";
 	int rc;
 
 	memset(spec, 0, sizeof(*spec));
