@@ -179,7 +179,7 @@ static unsigned windows_of(const struct hv_machine *m, struct hv_acpi_virtio vir
 		virtio[i] = (struct hv_acpi_virtio){
 			.gpa = (uint32_t)(HV_VIRTIO_WINDOW_BASE + i * HV_VIRTIO_WINDOW_STRIDE),
 			.size = (uint32_t)HV_VIRTIO_WINDOW_SIZE,
-			.gsi = HV_VIRTIO_GSI_BASE + i,
+			.gsi = hv_virtio_gsi(i),
 		};
 	return m->virtio_windows;
 }

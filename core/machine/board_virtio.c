@@ -42,7 +42,7 @@ static struct hv_virtio_host host_of(struct hv_machine *m)
 	return (struct hv_virtio_host){
 		.window = window,
 		.mem = &m->memory,
-		.irq = hv_board_irq(m, HV_VIRTIO_GSI_BASE + window),
+		.irq = hv_board_irq(m, hv_virtio_gsi(window)),
 		.log = m->log,
 	};
 }

@@ -9,9 +9,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define VIRTIO_WINDOWS     8
+#define VIRTIO_WINDOWS     12
 #define VIRTIO_BASE(n)     (0xd0000000ull + 0x1000ull * (n)) /* where hvrun has its windows */
-#define VIRTIO_PIN(n)      (16u + (n))
+#define VIRTIO_PIN(n)      ((n) < 8 ? 16u + (n) : (n) == 8 ? 5u : (n)) /* its interrupt */
 #define VIRTIO_QUEUE_SIZE  16
 #define VIRTIO_PARTS       4 /* buffers of a request */
 #define VIRTIO_NEEDS_RESET 0x40u

@@ -15,7 +15,7 @@
 #include "device/virtio/queue.h"
 #include "kvm/irq.h"
 
-#define HV_VIRTIO_QUEUES_MAX 4
+#define HV_VIRTIO_QUEUES_MAX 8
 #define HV_VIRTIO_CONFIG_MAX 0x100 /* bytes: what is left of a window behind its registers */
 
 /* The status (2.1), as the driver writes it bit by bit; the last but one is the device's to set. */
