@@ -12,7 +12,7 @@ STRETCH = int(os.environ.get("HV_STRETCH", "1") or "1")  # a machine that is its
 WAIT = 60000  # ms: longer than the kit's own watchdog, which knows how fast this host is
 ONES64 = 0xFFFFFFFFFFFFFFFF
 EAGAIN, EEXIST, EINTR, ENXIO, ETIMEDOUT = 11, 17, 4, 6, 110
-END_HALT, END_TRIPLE_FAULT = 2, 5
+END_HALT, END_TRIPLE_FAULT = "halt", "triple-fault"
 
 
 def byte_of(nonce, offset, turn=0):

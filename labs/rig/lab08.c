@@ -333,7 +333,7 @@ static int finish(struct rig *rig, const struct deed *d, uint64_t ms)
 		rig_number(rig, "rax", d->regs.rax);
 		rig_number(rig, "rbx", d->regs.rbx);
 	} else if (strcmp(d->what, "wait") == 0) {
-		rig_number(rig, "reason", d->end.reason);
+		rig_text(rig, "reason", rig_end_word(d->end.reason));
 		rig_signed(rig, "status", d->end.status);
 	}
 	rig->err = d->err;

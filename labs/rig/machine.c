@@ -5,11 +5,24 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/bytes.h"
 #include "device/chardev.h"
 #include "machine/config.h"
 #include "rig.h"
 
 #define WAIT_MS 10000
+
+const char *rig_end_word(enum hv_end_reason reason)
+{
+	static const char *const words[] = {
+		[HV_END_NONE] = "none",       [HV_END_GUEST_EXIT] = "guest-exit",
+		[HV_END_HALT] = "halt",       [HV_END_QUIT] = "quit",
+		[HV_END_TIMEOUT] = "timeout", [HV_END_TRIPLE_FAULT] = "triple-fault",
+		[HV_END_PANIC] = "panic",     [HV_END_ERROR] = "error",
+	};
+
+	return (unsigned)reason < HV_ARRAY_SIZE(words) ? words[reason] : "?";
+}
 
 /* machine_create image=FILE [key=value of hvrun's options, a space in a value as %20]... */
 static void put_spaces(char *text)
@@ -104,7 +117,7 @@ static int machine_wait(struct rig *rig, int count, char **words)
 		return no_machine(rig);
 	rc = hv_machine_wait(rig->machine, (int)rig_option_number(count, words, "ms", WAIT_MS), &end);
 	if (!rc) {
-		rig_number(rig, "reason", end.reason);
+		rig_text(rig, "reason", rig_end_word(end.reason));
 		rig_signed(rig, "status", end.status);
 		rig_text(rig, "text", end.text);
 	}

@@ -65,6 +65,9 @@ uint64_t rig_option_number(int count, char **words, const char *key, uint64_t ot
 /* A word of hexadecimal digits into bytes; returns how many, or -1. */
 int rig_parse_bytes(const char *word, uint8_t *out, size_t max);
 
+/* Why a machine ended, in a word that no new reason changes: "halt", "error". */
+const char *rig_end_word(enum hv_end_reason reason);
+
 /* Tables end with a NULL name. */
 extern const struct rig_command rig_vm[], rig_machine[];
 
