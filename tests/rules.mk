@@ -56,7 +56,9 @@ $(BENCH_IMAGES): $(BUILD)/bench/%.bin: tests/bench/%.S $(BUILD)/flags
 
 # IN_BOX: where there is no KVM, which of the tests that need it run on the emulated PC (tests/run --help).
 IN_BOX ?=
-RUN = tests/run --build $(BUILD) $(if $(SAN),--san $(SAN)) $(if $(IN_BOX),--box $(IN_BOX)) $(addprefix --only ,$(T))
+# NOT_ONCE=1: without the tests that another build has shown already.
+NOT_ONCE ?=
+RUN = tests/run --build $(BUILD) $(if $(SAN),--san $(SAN)) $(if $(IN_BOX),--box $(IN_BOX)) $(if $(NOT_ONCE),--not-once) $(addprefix --only ,$(T))
 
 .PHONY: unit replay fuzz fuzz-bins e2e check test test-box test-bins bench bench-bins lint format
 unit: $(UNIT_BINS) ## Build the unit tests (build/tests/unit-ROOM)

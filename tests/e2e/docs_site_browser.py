@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # limit: 180
+# once
 # kvm: none
 """The documentation's pages in a browser: nothing is wider than a phone, dark is dark, on paper there is only the text."""
 import os

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The box: a command there has the machine's files, KVM by AMD-V, its output and status passed through; and leaves nothing."""
 # limit: 420
+# once
 # kvm: none
 import os
 import pathlib

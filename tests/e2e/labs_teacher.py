@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """A teacher's way: a term's release, graded elsewhere by hidden seeds, by Gradescope's script and by Autolab's."""
 # limit: 600
+# once
 # box: long
 import configparser
 import re

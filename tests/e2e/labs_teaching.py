@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Every command of docs/teaching.md runs, in the order in which it stands there, and the containers say what they should."""
 # limit: 600
+# once
 # box: long
 import re
 import shlex

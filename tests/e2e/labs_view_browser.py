@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # limit: 180
+# once
 """The page of hvlab view in a browser: its script runs without an error, zoom, keys, mouse and filter do what they say,
 and what a hostile trace says never runs."""
 import os

@@ -8,6 +8,7 @@ The kernel's user space needs faithful hardware virtualisation. Where /dev/kvm h
 into scripts, which go through `hvlab box` there.
 """
 # limit: 900
+# once
 # alone
 import glob
 import hashlib
