@@ -72,7 +72,7 @@ static int parse_help(int argc, char **argv, struct hv_monitor_request *r, struc
 /* --- looking --- */
 
 static const char *const info_words[] = {"regs",  "sregs", "memory", "devices", "irqs",
-					 "exits", "cpus",  "status", NULL};
+					 "exits", "cpus",  "status", "balloon", NULL};
 
 static int parse_info(int argc, char **argv, struct hv_monitor_request *r, struct hv_error *err)
 {
@@ -196,6 +196,26 @@ static int parse_trace(int argc, char **argv, struct hv_monitor_request *r, stru
 
 /* --- into the guest --- */
 
+/* A bare number is in MiB, as in QEMU's monitor. */
+static int parse_balloon(int argc, char **argv, struct hv_monitor_request *r, struct hv_error *err)
+{
+	const uint64_t max = 1ull << 46;
+	uint64_t bytes;
+	int rc;
+
+	if (argc != 2)
+		return usage(r, err);
+	if (argv[1][strspn(argv[1], "0123456789")] == '\0') {
+		rc = hv_parse_u64("balloon", argv[1], max >> 20, &bytes, err);
+		bytes = rc ? 0 : bytes << 20;
+	} else {
+		rc = hv_parse_size("balloon", argv[1], max, &bytes, err);
+	}
+	if (!rc && bytes < HV_PAGE_SIZE)
+		rc = hv_fail_usage(err, "balloon: a guest needs a page at least");
+	return rc ? rc : ask(r, "balloon", json_pack("{s:I}", "value", (json_int_t)bytes), err);
+}
+
 static const char *const inject_words[] = {"nmi", "irq", NULL};
 
 static int parse_inject(int argc, char **argv, struct hv_monitor_request *r, struct hv_error *err)
@@ -290,7 +310,7 @@ const struct hv_monitor_command hv_monitor_commands[] = {
 	 NULL, false, false, parse_plain, hv_text_done},
 	{"reset", "", "restart the VM: memory cleared, devices reset, the image loaded again", NULL, NULL,
 	 false, false, parse_plain, hv_text_done},
-	{"info", "regs|sregs|memory|devices|irqs|exits|cpus|status [CPU]", "look into the VM",
+	{"info", "regs|sregs|memory|devices|irqs|exits|cpus|status|balloon [CPU]", "look into the VM",
 	 "regs     general registers of a vCPU (the first unless CPU is given)\n"
 	 "sregs    its segments, control registers and descriptor tables\n"
 	 "memory   memory slots, and how much of each is in use\n"
@@ -298,7 +318,8 @@ const struct hv_monitor_command hv_monitor_commands[] = {
 	 "irqs     PIC, IOAPIC and local APICs\n"
 	 "exits    exits of each vCPU by reason, and the last ones\n"
 	 "cpus     thread, mode, activity and instruction pointer of each vCPU\n"
-	 "status   the same as `status`\n",
+	 "status   the same as `status`\n"
+	 "balloon  how much memory the guest has and shall have, and what it says of it\n",
 	 info_words, true, false, parse_info, hv_text_info},
 	{"x", "/FMT ADDR [CPU]", "memory at a virtual address", EXAMINE_DETAIL, NULL, true, false,
 	 parse_examine, hv_text_examine},
@@ -318,6 +339,11 @@ const struct hv_monitor_command hv_monitor_commands[] = {
 	 "or\n"
 	 "chrome://tracing. Each vCPU keeps its newest 65536 exits.\n",
 	 trace_words, false, true, parse_trace, hv_text_trace},
+	{"balloon", "SIZE", "how much memory the guest shall have left",
+	 "SIZE is in MiB, or has a suffix K, M or G. The guest's driver gives up what is more, or takes back what "
+	 "is less,\n"
+	 "in its own time: `info balloon` tells how far it is. The VM needs --balloon.\n",
+	 NULL, false, false, parse_balloon, hv_text_done},
 	{"inject", "nmi|irq LINE", "an NMI to all vCPUs, or a pulse on an interrupt line (0 to 23)", NULL,
 	 inject_words, false, false, parse_inject, hv_text_done},
 	{"send", "[-n] TEXT", "type TEXT and Enter on the serial line",

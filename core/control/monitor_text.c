@@ -40,6 +40,7 @@ char *hv_text_done(const struct hv_monitor_request *r, const json_t *result)
 	static const char *const words[][2] = {
 		{"pause", "paused"},     {"resume", "running"}, {"stop", "the VM ends"},
 		{"quit", "the VM ends"}, {"reset", "reset"},    {"inject", "injected"},
+		{"balloon", "the guest is asked"},
 	};
 	char *text = NULL;
 
@@ -51,6 +52,11 @@ char *hv_text_done(const struct hv_monitor_request *r, const json_t *result)
 	}
 	return strdup("");
 }
+
+/* A line of text for a member that may not be there: three strings for "%s%s%s". */
+#define LINE(object, key, label)                                                                             \
+	json_object_get(object, key) ? (label) : "", json_object_get(object, key) ? str(object, key) : "",   \
+		json_object_get(object, key) ? "\n" : ""
 
 char *hv_text_status(const struct hv_monitor_request *r, const json_t *s)
 {
@@ -64,14 +70,62 @@ char *hv_text_status(const struct hv_monitor_request *r, const json_t *s)
 		     "  image     %s (%s)\n"
 		     "  irqchip   %s\n"
 		     "  serial    %s\n"
+		     "%s%s%s%s%s%s"
 		     "  tracing   %s\n"
 		     "  sandbox   %s\n",
 		     str(s, "name"), str(s, "status"), num(s, "pid"), (double)num(s, "uptime-ns") / 1e9,
 		     num(s, "cpus"), memory, str(s, "image"), str(s, "boot"), str(s, "irqchip"),
-		     str(s, "serial"), yes(s, "tracing") ? "on" : "off",
+		     str(s, "serial"), LINE(s, "console", "  console   "), LINE(s, "agent", "  agent     "),
+		     yes(s, "tracing") ? "on" : "off",
 		     yes(s, "sandbox") ? "on" : "off") < 0)
 		return NULL;
 	return text;
+}
+
+static void print_size(FILE *out, const char *name, long long bytes)
+{
+	char text[32];
+
+	fprintf(out, "  %-24s  %s\n", name, hv_format_size((uint64_t)(bytes > 0 ? bytes : 0), text, sizeof(text)));
+}
+
+/* Those of QEMU's names that count bytes; the others count events. */
+static bool is_size(const char *name)
+{
+	static const char *const sizes[] = {
+		"stat-swap-in",         "stat-swap-out",         "stat-free-memory",
+		"stat-total-memory",    "stat-available-memory", "stat-disk-caches",
+	};
+
+	for (size_t i = 0; i < HV_ARRAY_SIZE(sizes); i++)
+		if (strcmp(sizes[i], name) == 0)
+			return true;
+	return false;
+}
+
+static void print_balloon(FILE *out, const json_t *b)
+{
+	json_t *stats = json_object_get(b, "stats");
+
+	fprintf(out, "balloon: %s\n", yes(b, "in-use") ? "in use" : "the guest has no driver for it yet");
+	print_size(out, "memory", num(b, "memory"));
+	print_size(out, "the guest has", num(b, "actual"));
+	print_size(out, "it shall have", num(b, "target"));
+	print_size(out, "given back so far", num(b, "given-back"));
+	if (yes(b, "reporting"))
+		print_size(out, "reported free so far", num(b, "reported"));
+	if (json_object_size(stats))
+		fprintf(out, "what the guest says of its memory:\n");
+	for (void *it = json_object_iter(stats); it; it = json_object_iter_next(stats, it)) {
+		const char *name = json_object_iter_key(it);
+		const char *shown = strncmp(name, "stat-", 5) == 0 ? name + 5 : name;
+
+		if (is_size(name))
+			print_size(out, shown, json_integer_value(json_object_iter_value(it)));
+		else
+			fprintf(out, "  %-24s  %lld\n", shown,
+				(long long)json_integer_value(json_object_iter_value(it)));
+	}
 }
 
 char *hv_text_trace(const struct hv_monitor_request *r, const json_t *result)
@@ -224,6 +278,8 @@ char *hv_text_info(const struct hv_monitor_request *r, const json_t *result)
 		print_irqs(out, result);
 	else if (strcmp(what, "exits") == 0)
 		print_exits(out, result);
+	else if (strcmp(what, "balloon") == 0)
+		print_balloon(out, result);
 	else
 		print_cpus(out, result);
 	return finish(out, &text);

@@ -75,6 +75,20 @@ static int query_memory(struct hv_qmp_session *s, const json_t *args, json_t **r
 	return 0;
 }
 
+static int balloon(struct hv_qmp_session *s, const json_t *args, json_t **result, struct hv_error *err)
+{
+	json_int_t value = hv_qmp_int(args, "value", 0);
+
+	if (value < (json_int_t)HV_PAGE_SIZE)
+		return hv_fail(err, EINVAL, "Parameter 'value' expects a size in bytes, of a page at least");
+	return hv_machine_balloon_set(s->machine, (uint64_t)value, err);
+}
+
+static int query_balloon(struct hv_qmp_session *s, const json_t *args, json_t **result, struct hv_error *err)
+{
+	return hv_qmp_info(s->machine, "balloon", 0, result, err);
+}
+
 static int query_commands(struct hv_qmp_session *s, const json_t *args, json_t **result, struct hv_error *err)
 {
 	*result = json_array();
@@ -201,6 +215,8 @@ const struct hv_qmp_command hv_qmp_commands_qemu[] = {
 	{"query-kvm", query_kvm, true, {{0}}},
 	{"query-cpus-fast", query_cpus_fast, false, {{0}}},
 	{"query-memory-size-summary", query_memory, false, {{0}}},
+	{"balloon", balloon, false, {{"value", 'i', false}}},
+	{"query-balloon", query_balloon, false, {{0}}},
 	{"query-commands", query_commands, true, {{0}}},
 	{"stop", stop, false, {{0}}},
 	{"cont", cont, false, {{0}}},

@@ -315,6 +315,7 @@ static json_t *execute(struct hv_qmp_session *s, json_t *request)
 	struct hv_error err = {0};
 	char text[160];
 	json_t *result;
+	int rc;
 
 	if (!s->negotiated && !negotiating)
 		return hv_qmp_error("CommandNotFound",
@@ -326,8 +327,9 @@ static json_t *execute(struct hv_qmp_session *s, json_t *request)
 		snprintf(text, sizeof(text), "The command %.100s has not been found", name);
 		return hv_qmp_error("CommandNotFound", text);
 	}
-	if (run(s, c, json_object_get(request, "arguments"), &result, &err))
-		return hv_qmp_error("GenericError", err.text);
+	rc = run(s, c, json_object_get(request, "arguments"), &result, &err);
+	if (rc)
+		return hv_qmp_error(rc == -HV_QMP_NOT_ACTIVE ? "DeviceNotActive" : "GenericError", err.text);
 	return json_pack("{s:o}", "return", result);
 }
 

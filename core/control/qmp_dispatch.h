@@ -38,6 +38,9 @@ struct hv_qmp_arg {
 
 #define HV_QMP_ARGS_MAX 6
 
+/* A command's failure with this errno has QEMU's class DeviceNotActive, others GenericError. */
+#define HV_QMP_NOT_ACTIVE ENXIO
+
 /* args is an object that has been checked against the table. *result starts as NULL, which stands for {}. */
 typedef int hv_qmp_run(struct hv_qmp_session *s, const json_t *args, json_t **result, struct hv_error *err);
 

@@ -38,6 +38,16 @@ static const char *irqchip_name(enum hv_irqchip kind)
 	}
 }
 
+static void add_line(json_t *object, const char *name, struct hv_chardev *line)
+{
+	char text[160];
+
+	if (!line)
+		return;
+	hv_chardev_describe(line, text, sizeof(text));
+	json_object_set_new(object, name, json_string(text));
+}
+
 static int status(struct hv_machine *m, unsigned cpu, json_t **result, struct hv_error *err)
 {
 	const struct hv_config *c = hv_machine_config(m);
@@ -59,6 +69,8 @@ static int status(struct hv_machine *m, unsigned cpu, json_t **result, struct hv
 	json_object_set_new(*result, "boot", json_string(hv_boot_kind_name(entry ? entry->kind : c->boot)));
 	json_object_set_new(*result, "irqchip", json_string(irqchip_name(hv_machine_irqchip(m))));
 	json_object_set_new(*result, "serial", json_string(serial));
+	add_line(*result, "console", hv_machine_console_chardev(m));
+	add_line(*result, "agent", hv_machine_agent_chardev(m));
 	json_object_set_new(*result, "uptime-ns", json_integer((json_int_t)hv_machine_uptime_ns(m)));
 	json_object_set_new(*result, "tracing", json_boolean(hv_machine_tracing(m)));
 	json_object_set_new(*result, "sandbox", json_boolean(c->sandbox));
@@ -339,6 +351,29 @@ static int cpus(struct hv_machine *m, unsigned cpu, json_t **result, struct hv_e
 	return 0;
 }
 
+/* QEMU's query-balloon has "actual" only; the statistics are those of its balloon's "guest-stats", by their
+ * names there, as far as the guest's driver knows them. */
+static int balloon(struct hv_machine *m, unsigned cpu, json_t **result, struct hv_error *err)
+{
+	struct hv_balloon_info b;
+	json_t *stats = NULL;
+	int rc = hv_machine_balloon_query(m, &b, err);
+
+	if (rc)
+		return rc;
+	stats = json_object();
+	for (unsigned i = 0; i < HV_BALLOON_STATS; i++)
+		if (b.stats_known >> i & 1)
+			json_object_set_new(stats, hv_balloon_stat_name(i),
+					    json_integer((json_int_t)b.stats[i]));
+	*result = json_pack("{s:I, s:I, s:I, s:b, s:b, s:I, s:I, s:o, s:I}", "actual", (json_int_t)b.actual,
+			    "target", (json_int_t)b.target, "memory", (json_int_t)b.memory, "in-use",
+			    b.in_use, "reporting", b.reporting, "given-back", (json_int_t)b.given_back,
+			    "reported", (json_int_t)b.reported, "stats", stats, "last-update",
+			    (json_int_t)b.stats_at);
+	return 0;
+}
+
 static int memory(struct hv_machine *m, unsigned cpu, json_t **result, struct hv_error *err)
 {
 	return hv_inspect_memory(m, result, err);
@@ -363,6 +398,7 @@ int hv_qmp_info(struct hv_machine *m, const char *what, unsigned cpu, json_t **r
 		{"status", status}, {"regs", regs},       {"sregs", sregs},
 		{"memory", memory}, {"devices", devices}, {"irqs", irqs},
 		{"exits", exits},   {"cpus", cpus},       {"run-state", run_state},
+		{"balloon", balloon},
 	};
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(table); i++) {
@@ -370,5 +406,5 @@ int hv_qmp_info(struct hv_machine *m, const char *what, unsigned cpu, json_t **r
 			return table[i].fn(m, cpu, result, err);
 	}
 	return hv_fail(err, EINVAL,
-		       "Parameter 'what' expects status, regs, sregs, memory, devices, irqs, exits or cpus");
+		       "Parameter 'what' expects status, regs, sregs, memory, devices, irqs, exits, cpus or balloon");
 }

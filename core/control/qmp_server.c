@@ -31,6 +31,7 @@
 #define FLUSH_MS     250         /* what is left gets so long when the server stops */
 #define NEGOTIATE_MS 5000        /* after so long, a client that says nothing may lose its place */
 #define EVENTS_MAX   (256 << 10) /* bytes that wait for a client; beyond it events are dropped */
+#define BALLOON_MS   1000        /* between two BALLOON_CHANGE: a driver makes one of every 256 pages */
 #define READ_SIZE    (64 << 10)
 
 struct client {
@@ -54,11 +55,13 @@ struct hv_qmp_server {
 	struct hv_machine *machine;
 	const struct hv_log *log;
 	int listen_fd;  /* borrowed */
-	int stop, reap; /* eventfds: leave; a client is done */
+	int stop, reap; /* eventfds: leave; a client is done, or an event is due later */
 	int subscription;
 	pthread_t thread;
-	pthread_mutex_t lock;
+	pthread_mutex_t lock; /* of what follows */
 	struct client *clients[HV_QMP_CLIENTS_MAX];
+	bool balloon_due; /* BALLOON_CHANGE is to follow at balloon_ms, with what is right then */
+	int64_t balloon_ms;
 };
 
 static int64_t now_ms(void)
@@ -351,6 +354,50 @@ static const char *shutdown_reason(enum hv_end_reason reason, bool *guest)
 	}
 }
 
+/* To all clients that listen. data: ",\"data\":{...}" or "". With the lock held. */
+static void broadcast(struct hv_qmp_server *s, const char *name, const char *data)
+{
+	struct timespec ts;
+	char line[256];
+	int n;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	n = snprintf(line, sizeof(line),
+		     "{\"timestamp\":{\"seconds\":%lld,\"microseconds\":%ld},\"event\":\"%s\"%s}\r\n",
+		     (long long)ts.tv_sec, ts.tv_nsec / 1000, name, data);
+	for (unsigned i = 0; i < HV_QMP_CLIENTS_MAX; i++) {
+		if (s->clients[i] && atomic_load(&s->clients[i]->negotiated))
+			put_event(s->clients[i], line, (size_t)n);
+	}
+}
+
+static void balloon_locked(struct hv_qmp_server *s)
+{
+	char data[64];
+
+	snprintf(data, sizeof(data), ",\"data\":{\"actual\":%llu}",
+		 (unsigned long long)hv_machine_balloon_actual(s->machine));
+	s->balloon_due = false;
+	s->balloon_ms = now_ms() + BALLOON_MS;
+	broadcast(s, "BALLOON_CHANGE", data);
+}
+
+/* As in QEMU at most once a second; of those in between only the last, and that one surely. */
+static void balloon_event(struct hv_qmp_server *s)
+{
+	bool wake;
+
+	pthread_mutex_lock(&s->lock);
+	wake = now_ms() < s->balloon_ms && !s->balloon_due;
+	if (wake)
+		s->balloon_due = true;
+	else if (!s->balloon_due)
+		balloon_locked(s);
+	pthread_mutex_unlock(&s->lock);
+	if (wake)
+		ring(s->reap);
+}
+
 /* hv_event_fn: called by the machine, and does no more than append to queues. */
 static void on_event(void *ctx, enum hv_event event, int detail)
 {
@@ -359,11 +406,13 @@ static void on_event(void *ctx, enum hv_event event, int detail)
 		[HV_EVENT_SHUTDOWN] = "SHUTDOWN", [HV_EVENT_DEBUG] = "STOP",
 	};
 	struct hv_qmp_server *s = ctx;
-	char line[256], data[96] = "";
-	struct timespec ts;
+	char data[96] = "";
 	bool guest;
-	int n;
 
+	if (event == HV_EVENT_BALLOON) {
+		balloon_event(s);
+		return;
+	}
 	if (event == HV_EVENT_SHUTDOWN) {
 		const char *reason = shutdown_reason((enum hv_end_reason)detail, &guest);
 
@@ -374,16 +423,25 @@ static void on_event(void *ctx, enum hv_event event, int detail)
 		snprintf(data, sizeof(data), ",\"data\":{\"guest\":%s,\"reason\":\"%s\"}",
 			 guest ? "true" : "false", guest ? "guest-reset" : "host-qmp-system-reset");
 	}
-	clock_gettime(CLOCK_REALTIME, &ts);
-	n = snprintf(line, sizeof(line),
-		     "{\"timestamp\":{\"seconds\":%lld,\"microseconds\":%ld},\"event\":\"%s\"%s}\r\n",
-		     (long long)ts.tv_sec, ts.tv_nsec / 1000, names[event], data);
 	pthread_mutex_lock(&s->lock);
-	for (unsigned i = 0; i < HV_QMP_CLIENTS_MAX; i++) {
-		if (s->clients[i] && atomic_load(&s->clients[i]->negotiated))
-			put_event(s->clients[i], line, (size_t)n);
+	broadcast(s, names[event], data);
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* The balloon's event, if it is due; until the next one is, in ms, or -1. On the listener. */
+static int balloon_wait(struct hv_qmp_server *s)
+{
+	int64_t left = -1;
+
+	pthread_mutex_lock(&s->lock);
+	if (s->balloon_due) {
+		left = s->balloon_ms - now_ms();
+		if (left <= 0)
+			balloon_locked(s);
+		left = left <= 0 ? -1 : left;
 	}
 	pthread_mutex_unlock(&s->lock);
+	return (int)left;
 }
 
 /* --- the listener --- */
@@ -528,7 +586,7 @@ static void *listener_thread(void *arg)
 
 	hv_thread_answer_soon();
 	for (;;) {
-		if (poll(p, HV_ARRAY_SIZE(p), -1) < 0 && errno != EINTR)
+		if (poll(p, HV_ARRAY_SIZE(p), balloon_wait(s)) < 0 && errno != EINTR)
 			return NULL;
 		if (p[2].revents)
 			return NULL;

@@ -23,7 +23,8 @@
 #include "device/chardev_impl.h"
 
 #define STACK_SIZE (256u << 10)
-#define CHUNK      512u /* bytes of input read at once */
+#define CHUNK      CHARDEV_IN /* bytes of input read at once */
+#define STALL_MS   1000       /* a console's client that takes no byte for so long is not waited for */
 
 void hv_chardev_kick(struct hv_chardev *c)
 {
@@ -73,6 +74,13 @@ void hv_chardev_set_wanted(struct hv_chardev *c, hv_chardev_wanted_fn *wanted, v
 	c->wanted_ctx = ctx;
 }
 
+void hv_chardev_set_watch(struct hv_chardev *c, hv_chardev_watch_fn *watch, void *ctx, bool channel)
+{
+	c->watch = watch;
+	c->watch_ctx = ctx;
+	c->channel = channel;
+}
+
 int hv_chardev_start(struct hv_chardev *c, struct hv_error *err)
 {
 	int rc = 0;
@@ -83,10 +91,18 @@ int hv_chardev_start(struct hv_chardev *c, struct hv_error *err)
 		rc = make_thread(c);
 	pthread_cond_broadcast(&c->room);
 	pthread_mutex_unlock(&c->lock);
-	return rc ? hv_fail(err, -rc, "serial line: cannot start its thread: %s", strerror(-rc)) : 0;
+	return rc ? hv_fail(err, -rc, "%s line: cannot start its thread: %s", hv_chardev_line(c), strerror(-rc)) : 0;
 }
 
 /* --- output, with the lock held --- */
+
+static int64_t now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
 
 static ssize_t push_once(struct hv_chardev *c, const uint8_t *data, size_t count)
 {
@@ -125,8 +141,8 @@ static size_t push(struct hv_chardev *c, const uint8_t *data, size_t count)
 			hv_chardev_kick(c);
 		} else if (errno != EINTR) {
 			c->broken = true;
-			hv_log(c->log, HV_LOG_WARN, "serial line: its output is lost from here on: %s",
-			       strerror(errno));
+			hv_log(c->log, HV_LOG_WARN, "%s line: its output is lost from here on: %s",
+			       hv_chardev_line(c), strerror(errno));
 			return count;
 		}
 	}
@@ -151,8 +167,11 @@ static void drain(struct hv_chardev *c)
 	}
 	if (c->out_used == 0)
 		c->out_at = 0; /* small bursts stay in the ring's first pages */
-	if (c->out_used < before)
+	if (c->out_used < before) {
+		c->stalled = false;
+		c->stall_ms = now_ms() + STALL_MS;
 		pthread_cond_broadcast(&c->room);
+	}
 }
 
 /* Into the ring, as much as fits below the limit. */
@@ -222,6 +241,69 @@ void hv_chardev_write(struct hv_chardev *c, const void *data, size_t count)
 	pthread_mutex_unlock(&c->lock);
 }
 
+/* A console whose reader has stopped reading must not stop the guest: a kernel waits for its console. */
+static bool may_stall(const struct hv_chardev *c)
+{
+	return c->config.kind == HV_CHARDEV_UNIX && !c->channel && c->out_fd >= 0;
+}
+
+/* Whether bytes that don't fit now are better dropped than waited for, as nobody takes any. */
+static bool is_deaf(const struct hv_chardev *c)
+{
+	if (c->config.kind == HV_CHARDEV_PTY)
+		return !c->channel;
+	return c->config.kind == HV_CHARDEV_UNIX && !c->channel && (c->out_fd < 0 || c->stalled);
+}
+
+/* A channel's client isn't there, or won't take a byte any more. */
+static bool has_no_hearer(const struct hv_chardev *c)
+{
+	return c->config.kind == HV_CHARDEV_NONE || c->broken || (c->channel && (c->out_fd < 0 || c->gone));
+}
+
+size_t hv_chardev_offer(struct hv_chardev *c, const void *data, size_t count)
+{
+	const uint8_t *p = data;
+	size_t done = 0;
+
+	pthread_mutex_lock(&c->lock);
+	if (!has_no_hearer(c) && c->out_used == 0 && c->out_fd >= 0)
+		done = push(c, p, count);
+	if (has_no_hearer(c) || (done < count && !c->out && !(c->out = malloc(CHARDEV_RING))))
+		done = count;
+	if (done < count) {
+		size_t left = count - done, room = c->out_used < CHARDEV_OUT ? CHARDEV_OUT - c->out_used : 0;
+
+		if (is_deaf(c) && left > CHARDEV_OUT) { /* the newest bytes of all stay */
+			c->dropped += left - CHARDEV_OUT;
+			done = count - CHARDEV_OUT;
+			left = CHARDEV_OUT;
+		}
+		if (is_deaf(c) && left > room)
+			forget_oldest(c, left - room);
+		done += keep(c, p + done, left, CHARDEV_OUT);
+		if (done < count && !c->room_wanted) {
+			c->room_wanted = true;
+			c->stall_ms = now_ms() + STALL_MS;
+		}
+		if (make_thread(c) == 0)
+			hv_chardev_kick(c);
+	}
+	pthread_mutex_unlock(&c->lock);
+	return done;
+}
+
+bool hv_chardev_is_open(struct hv_chardev *c)
+{
+	bool open;
+
+	pthread_mutex_lock(&c->lock);
+	open = c->config.kind != HV_CHARDEV_NONE && !c->broken &&
+	       (c->config.kind != HV_CHARDEV_UNIX || (c->out_fd >= 0 && !c->gone));
+	pthread_mutex_unlock(&c->lock);
+	return open;
+}
+
 /* --- input, on the thread --- */
 
 /* Offers bytes until all are taken or the guest has no room. starved is set before the offer: room that the
@@ -274,15 +356,24 @@ static void offer_injected(struct hv_chardev *c)
 	pthread_mutex_unlock(&c->lock);
 }
 
+static void tell(struct hv_chardev *c, enum hv_chardev_event event)
+{
+	if (c->watch)
+		c->watch(c->watch_ctx, event);
+}
+
 static void forget_client(struct hv_chardev *c)
 {
 	pthread_mutex_lock(&c->lock);
 	if (c->out_fd >= 0)
 		close(c->out_fd);
 	c->in_fd = c->out_fd = -1;
-	c->gone = c->half_closed = false;
+	c->gone = c->half_closed = c->stalled = false;
+	if (c->channel)
+		forget_oldest(c, c->out_used);
 	pthread_mutex_unlock(&c->lock);
-	hv_log(c->log, HV_LOG_INFO, "serial line: the client has left");
+	tell(c, HV_CHARDEV_LEFT);
+	hv_log(c->log, HV_LOG_INFO, "%s line: the client has left", hv_chardev_line(c));
 }
 
 static void take_client(struct hv_chardev *c)
@@ -296,7 +387,8 @@ static void take_client(struct hv_chardev *c)
 	c->gone = c->half_closed = false;
 	drain(c);
 	pthread_mutex_unlock(&c->lock);
-	hv_log(c->log, HV_LOG_INFO, "serial line: a client has come");
+	tell(c, HV_CHARDEV_CAME);
+	hv_log(c->log, HV_LOG_INFO, "%s line: a client has come", hv_chardev_line(c));
 }
 
 /* A terminal read from the background gives EIO, as SIGTTIN is blocked here: input comes again in the
@@ -334,7 +426,8 @@ static void read_input(struct hv_chardev *c)
 		count = c->filter(c->filter_ctx, chunk, count, passed);
 	if (count > room && !c->lost_input) {
 		c->lost_input = true;
-		hv_log(c->log, HV_LOG_WARN, "serial line: the guest doesn't read; what is typed is lost");
+		hv_log(c->log, HV_LOG_WARN, "%s line: the guest doesn't read; what is typed is lost",
+		       hv_chardev_line(c));
 	}
 	count = count < room ? count : room;
 	memcpy(c->in + c->in_used, c->filter ? passed : chunk, count);
@@ -349,22 +442,43 @@ enum { FD_WAKE, FD_IN, FD_OUT, FD_LISTEN, FD_COUNT };
 static int prepare(struct hv_chardev *c, struct pollfd *fds)
 {
 	bool readable = c->in_fd >= 0 && !c->half_closed && (c->filter || c->in_used < sizeof(c->in));
+	bool watched = readable || (c->config.kind == HV_CHARDEV_UNIX && !(c->channel && c->in_used > 0));
 	int timeout = -1;
 
 	if (readable && in_background(c)) {
-		readable = false;
+		readable = watched = false;
 		timeout = 500;
 	}
 	fds[FD_WAKE] = (struct pollfd){.fd = c->wake_fd, .events = POLLIN};
 	/* A client's descriptor stays in the set with no event asked for: poll then still tells of POLLHUP.
-	 */
-	fds[FD_IN] = (struct pollfd){.fd = readable || c->config.kind == HV_CHARDEV_UNIX ? c->in_fd : -1,
-				     .events = readable ? POLLIN : 0};
+	 * Not while a channel's client waits for the guest: whether it has left is looked at after that. */
+	fds[FD_IN] = (struct pollfd){.fd = watched ? c->in_fd : -1, .events = readable ? POLLIN : 0};
 	pthread_mutex_lock(&c->lock);
-	fds[FD_OUT] = (struct pollfd){.fd = c->out_used > 0 ? c->out_fd : -1, .events = POLLOUT};
+	fds[FD_OUT] = (struct pollfd){.fd = c->out_used > 0 && !c->gone ? c->out_fd : -1, .events = POLLOUT};
+	if (c->room_wanted && may_stall(c)) {
+		int64_t left = c->stall_ms - now_ms();
+
+		timeout = left > 0 ? (int)left : 0;
+	}
 	pthread_mutex_unlock(&c->lock);
 	fds[FD_LISTEN] = (struct pollfd){.fd = c->out_fd < 0 ? c->listen_fd : -1, .events = POLLIN};
 	return timeout;
+}
+
+/* Whether what is offered finds room again, by bytes that have gone or by a client that isn't waited for. */
+static void tell_of_room(struct hv_chardev *c)
+{
+	bool room = false;
+
+	pthread_mutex_lock(&c->lock);
+	if (c->room_wanted) {
+		c->stalled |= may_stall(c) && c->out_used > 0 && now_ms() >= c->stall_ms;
+		room = c->out_used <= CHARDEV_OUT / 2 || is_deaf(c) || has_no_hearer(c);
+		c->room_wanted = !room;
+	}
+	pthread_mutex_unlock(&c->lock);
+	if (room)
+		tell(c, HV_CHARDEV_ROOM);
 }
 
 static void *chardev_thread(void *arg)
@@ -392,11 +506,14 @@ static void *chardev_thread(void *arg)
 			drain(c);
 		gone = c->gone;
 		pthread_mutex_unlock(&c->lock);
-		if (c->config.kind == HV_CHARDEV_UNIX && c->in_fd >= 0 &&
-		    (gone || (fds[FD_IN].revents & (POLLHUP | POLLERR) && !(fds[FD_IN].revents & POLLIN))))
+		gone |= fds[FD_IN].revents & (POLLHUP | POLLERR) && !(fds[FD_IN].revents & POLLIN);
+		if (c->channel) /* all that it said is read, and the guest has it */
+			gone &= c->half_closed && c->in_used == 0;
+		if (c->config.kind == HV_CHARDEV_UNIX && c->in_fd >= 0 && gone)
 			forget_client(c);
 		if (fds[FD_LISTEN].revents)
 			take_client(c);
+		tell_of_room(c);
 	}
 	return NULL;
 }
@@ -477,7 +594,7 @@ void hv_chardev_finish(struct hv_chardev *c)
 	pthread_mutex_lock(&c->lock);
 	flush(c);
 	if (c->out_used > 0 && c->out_fd >= 0 && c->config.kind != HV_CHARDEV_PTY && !c->gone)
-		hv_log(c->log, HV_LOG_WARN, "serial line: its last %zu bytes are lost, as nobody reads them",
-		       c->out_used);
+		hv_log(c->log, HV_LOG_WARN, "%s line: its last %zu bytes are lost, as nobody reads them",
+		       hv_chardev_line(c), c->out_used);
 	pthread_mutex_unlock(&c->lock);
 }

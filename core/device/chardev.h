@@ -26,6 +26,7 @@ enum hv_chardev_kind {
 struct hv_chardev_config {
 	enum hv_chardev_kind kind;
 	char path[HV_CHARDEV_PATH_MAX]; /* FILE, UNIX */
+	const char *line;               /* "serial": what its sentences begin with; a constant */
 };
 
 struct hv_chardev;
@@ -49,9 +50,21 @@ typedef size_t hv_chardev_filter_fn(void *ctx, const uint8_t *in, size_t count, 
  */
 typedef bool hv_chardev_wanted_fn(void *ctx);
 
+/*
+ * What a device that doesn't wait in hv_chardev_write has to hear of, on the chardev's thread and without its
+ * lock. LEFT comes when what the client had sent before was taken by the guest, so that nothing follows it.
+ */
+enum hv_chardev_event {
+	HV_CHARDEV_ROOM, /* hv_chardev_offer takes bytes again */
+	HV_CHARDEV_CAME, /* unix: a client */
+	HV_CHARDEV_LEFT, /* unix: it has gone */
+};
+typedef void hv_chardev_watch_fn(void *ctx, enum hv_chardev_event event);
+
 HV_API_BEGIN
-/* "stdio", "none", "pty", "file:PATH", "unix:PATH". */
-int hv_chardev_parse(struct hv_chardev_config *config, const char *text, struct hv_error *err);
+/* "stdio", "none", "pty", "file:PATH", "unix:PATH". line names it in a sentence: "serial". */
+int hv_chardev_parse(struct hv_chardev_config *config, const char *line, const char *text,
+		     struct hv_error *err);
 
 /* Opens what config names; nothing flows before hv_chardev_start. */
 int hv_chardev_open(const struct hv_chardev_config *config, const struct hv_log *log, struct hv_chardev **out,
@@ -60,6 +73,12 @@ int hv_chardev_open(const struct hv_chardev_config *config, const struct hv_log 
 void hv_chardev_connect(struct hv_chardev *c, hv_chardev_input_fn *input, void *ctx);
 void hv_chardev_set_filter(struct hv_chardev *c, hv_chardev_filter_fn *filter, void *ctx); /* before start */
 void hv_chardev_set_wanted(struct hv_chardev *c, hv_chardev_wanted_fn *wanted, void *ctx); /* before start */
+/*
+ * Before start. channel: the line is a conversation and no console. Bytes for a client that isn't there, or
+ * has left before it took them, are discarded, and a client's bytes keep it until the guest has taken them; so
+ * what one client says and hears is never mixed with another's.
+ */
+void hv_chardev_set_watch(struct hv_chardev *c, hv_chardev_watch_fn *watch, void *ctx, bool channel);
 int hv_chardev_start(struct hv_chardev *c, struct hv_error *err);
 
 /*
@@ -69,6 +88,16 @@ int hv_chardev_start(struct hv_chardev *c, struct hv_error *err);
  * the log says so once; for that the process ignores SIGPIPE.
  */
 void hv_chardev_write(struct hv_chardev *c, const void *data, size_t count);
+
+/*
+ * Output that never waits, from any thread: how many bytes were taken. When they are fewer than count, the
+ * watch hears HV_CHARDEV_ROOM later. Nothing is dropped where somebody takes bytes at all: on a console's pty,
+ * and on its socket without a client or with one that took nothing for a second, the oldest bytes make way.
+ */
+size_t hv_chardev_offer(struct hv_chardev *c, const void *data, size_t count);
+
+/* Whether somebody is at the other end: on a socket a client, elsewhere always but for `none`. Any thread. */
+bool hv_chardev_is_open(struct hv_chardev *c);
 
 /* wanted may have changed: those who wait in hv_chardev_write ask it again. Any thread, never blocks. */
 void hv_chardev_nudge(struct hv_chardev *c);

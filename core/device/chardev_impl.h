@@ -54,6 +54,9 @@ struct hv_chardev {
 	void *filter_ctx;
 	hv_chardev_wanted_fn *wanted;
 	void *wanted_ctx;
+	hv_chardev_watch_fn *watch;
+	void *watch_ctx;
+	bool channel;
 
 	pthread_mutex_t lock; /* of everything below, and of out_fd */
 	pthread_cond_t room;  /* room in out, or the injection went on */
@@ -62,6 +65,9 @@ struct hv_chardev {
 	uint64_t dropped;
 	bool broken; /* output has failed for good; it is swallowed */
 	bool gone;   /* unix: the client has, the thread has yet to close it */
+	bool room_wanted; /* hv_chardev_offer took less than it was given; the watch is to be told of room */
+	bool stalled;     /* unix, console: the client has taken nothing for a second */
+	int64_t stall_ms; /* when that will be so */
 
 	const uint8_t *inject; /* bytes of the caller that waits in hv_chardev_inject */
 	size_t inject_count, inject_taken;
@@ -77,6 +83,7 @@ struct hv_chardev {
 };
 
 void hv_chardev_kick(struct hv_chardev *c);
+const char *hv_chardev_line(const struct hv_chardev *c); /* for a sentence */
 /* Fresh description of a terminal or a pipe that fd is open on, so that O_NONBLOCK is ours alone; -1 when
  * not. */
 int hv_chardev_reopen(int fd, int flags);

@@ -17,7 +17,8 @@
 
 #include "device/chardev_impl.h"
 
-int hv_chardev_parse(struct hv_chardev_config *config, const char *text, struct hv_error *err)
+int hv_chardev_parse(struct hv_chardev_config *config, const char *line, const char *text,
+		     struct hv_error *err)
 {
 	static const struct {
 		const char *word;
@@ -35,18 +36,24 @@ int hv_chardev_parse(struct hv_chardev_config *config, const char *text, struct 
 		if (kinds[i].path ? strncmp(text, kinds[i].word, n) != 0 : strcmp(text, kinds[i].word) != 0)
 			continue;
 		if (kinds[i].path && text[n] == '\0')
-			return hv_fail_usage(err, "serial: a path is missing after '%s'", text);
+			return hv_fail_usage(err, "%s: a path is missing after '%s'", line, text);
 		if (strlen(text + n) >= sizeof(config->path))
-			return hv_fail_usage(err, "serial: the path is longer than %zu characters",
+			return hv_fail_usage(err, "%s: the path is longer than %zu characters", line,
 					     sizeof(config->path) - 1);
 		config->kind = kinds[i].kind;
+		config->line = line;
 		snprintf(config->path, sizeof(config->path), "%s", text + n);
 		return 0;
 	}
-	return hv_fail_usage(err, "serial: '%.64s' is none of stdio, none, pty, file:PATH, unix:PATH", text);
+	return hv_fail_usage(err, "%s: '%.64s' is none of stdio, none, pty, file:PATH, unix:PATH", line, text);
 }
 
 /* --- opening --- */
+
+const char *hv_chardev_line(const struct hv_chardev *c)
+{
+	return c->config.line ? c->config.line : "serial";
+}
 
 int hv_chardev_reopen(int fd, int flags)
 {
@@ -96,10 +103,10 @@ static int open_pty(struct hv_chardev *c, struct hv_error *err)
 	c->in_fd = c->out_fd = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
 	if (c->in_fd < 0 || grantpt(c->in_fd) < 0 || unlockpt(c->in_fd) < 0 ||
 	    ptsname_r(c->in_fd, c->pty, sizeof(c->pty)) != 0)
-		return hv_fail_errno(err, "serial: cannot make a pseudo-terminal; is /dev/pts mounted");
+		return hv_fail_errno(err, "%s: cannot make a pseudo-terminal; is /dev/pts mounted", hv_chardev_line(c));
 	c->slave_fd = open(c->pty, O_RDWR | O_NOCTTY | O_CLOEXEC);
 	if (c->slave_fd < 0)
-		return hv_fail_errno(err, "serial: cannot open %s", c->pty);
+		return hv_fail_errno(err, "%s: cannot open %s", hv_chardev_line(c), c->pty);
 	/* Raw from the start: an echo would come back to the guest as input. */
 	if (tcgetattr(c->slave_fd, &raw) == 0) {
 		cfmakeraw(&raw);
@@ -114,10 +121,10 @@ static int open_file(struct hv_chardev *c, struct hv_error *err)
 	c->out_fd =
 		open(c->config.path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0644);
 	if (c->out_fd < 0 && errno == ENXIO)
-		return hv_fail(err, ENXIO, "serial: nobody reads the FIFO %s; start the reader first",
-			       c->config.path);
+		return hv_fail(err, ENXIO, "%s: nobody reads the FIFO %s; start the reader first",
+			       hv_chardev_line(c), c->config.path);
 	if (c->out_fd < 0)
-		return hv_fail_errno(err, "serial: cannot write to %s", c->config.path);
+		return hv_fail_errno(err, "%s: cannot write to %s", hv_chardev_line(c), c->config.path);
 	return 0;
 }
 
@@ -132,7 +139,7 @@ static int open_folder(struct hv_chardev *c, struct hv_error *err)
 		 slash ? c->config.path : ".");
 	c->folder_fd = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (c->folder_fd < 0)
-		return hv_fail_errno(err, "serial: cannot open the folder of %s", c->config.path);
+		return hv_fail_errno(err, "%s: cannot open the folder of %s", hv_chardev_line(c), c->config.path);
 	return 0;
 }
 
@@ -170,8 +177,8 @@ static int open_unix(struct hv_chardev *c, struct hv_error *err)
 	int rc;
 
 	if (strlen(c->config.path) >= sizeof(sun.sun_path))
-		return hv_fail_usage(err, "serial: a socket's path has at most %zu characters; %s is longer",
-				     sizeof(sun.sun_path) - 1, c->config.path);
+		return hv_fail_usage(err, "%s: a socket's path has at most %zu characters; %s is longer",
+				     hv_chardev_line(c), sizeof(sun.sun_path) - 1, c->config.path);
 	memcpy(sun.sun_path, c->config.path, strlen(c->config.path) + 1);
 	rc = open_folder(c, err);
 	if (rc)
@@ -179,25 +186,25 @@ static int open_unix(struct hv_chardev *c, struct hv_error *err)
 	c->push = CHARDEV_PUSH_SEND;
 	c->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (c->listen_fd < 0)
-		return hv_fail_errno(err, "serial: cannot make a socket");
+		return hv_fail_errno(err, "%s: cannot make a socket", hv_chardev_line(c));
 	fchmod(c->listen_fd, 0600); /* before bind: the name never exists with another mode */
 	rc = bind(c->listen_fd, (const struct sockaddr *)&sun, sizeof(sun));
 	if (rc < 0 && errno == EADDRINUSE) {
 		if (!remove_stale(c, &sun))
 			return hv_fail(
 				err, EADDRINUSE,
-				"serial: %s is taken; give another path or remove it if nobody uses it",
-				c->config.path);
+				"%s: %s is taken; give another path or remove it if nobody uses it",
+				hv_chardev_line(c), c->config.path);
 		rc = bind(c->listen_fd, (const struct sockaddr *)&sun, sizeof(sun));
 	}
 	if (rc < 0)
-		return hv_fail_errno(err, "serial: cannot bind %s", c->config.path);
+		return hv_fail_errno(err, "%s: cannot bind %s", hv_chardev_line(c), c->config.path);
 	if (fstatat(c->folder_fd, socket_name(c), &st, AT_SYMLINK_NOFOLLOW) == 0) {
 		c->socket_dev = st.st_dev;
 		c->socket_ino = st.st_ino;
 	}
 	if (listen(c->listen_fd, 4) < 0)
-		return hv_fail_errno(err, "serial: cannot listen at %s", c->config.path);
+		return hv_fail_errno(err, "%s: cannot listen at %s", hv_chardev_line(c), c->config.path);
 	return 0;
 }
 
@@ -215,7 +222,7 @@ static int open_kind(struct hv_chardev *c, struct hv_error *err)
 	case HV_CHARDEV_UNIX:
 		return open_unix(c, err);
 	}
-	return hv_fail_usage(err, "serial: there is no kind %d", (int)c->config.kind);
+	return hv_fail_usage(err, "%s: there is no kind %d", hv_chardev_line(c), (int)c->config.kind);
 }
 
 int hv_chardev_open(const struct hv_chardev_config *config, const struct hv_log *log, struct hv_chardev **out,
@@ -226,7 +233,7 @@ int hv_chardev_open(const struct hv_chardev_config *config, const struct hv_log 
 	int rc;
 
 	if (!c)
-		return hv_fail(err, ENOMEM, "serial: no memory");
+		return hv_fail(err, ENOMEM, "%s: no memory", config->line ? config->line : "serial");
 	c->config = *config;
 	c->log = log;
 	c->in_fd = c->out_fd = c->listen_fd = c->folder_fd = c->slave_fd = -1;
@@ -238,7 +245,7 @@ int hv_chardev_open(const struct hv_chardev_config *config, const struct hv_log 
 	pthread_condattr_destroy(&attr);
 	c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (c->wake_fd < 0)
-		rc = hv_fail_errno(err, "serial: cannot make an eventfd");
+		rc = hv_fail_errno(err, "%s: cannot make an eventfd", hv_chardev_line(c));
 	else
 		rc = open_kind(c, err);
 	if (rc) {

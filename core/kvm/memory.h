@@ -9,6 +9,7 @@
 #ifndef HV_KVM_MEMORY_H
 #define HV_KVM_MEMORY_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -31,6 +32,7 @@ struct hv_memory {
 	int vm; /* the VM's descriptor, borrowed; -1: slots are kept, KVM isn't told (tests, offline tools) */
 	unsigned count;
 	struct hv_slot slots[HV_SLOTS_MAX]; /* sorted by gpa, none overlap */
+	_Atomic unsigned keepers;           /* see hv_memory_keep */
 };
 
 HV_API_BEGIN
@@ -59,6 +61,21 @@ int hv_memory_write(const struct hv_memory *mem, uint64_t gpa, const void *buf, 
 
 /* Zeroes all memory and gives it back to the host. */
 int hv_memory_clear(struct hv_memory *mem, struct hv_error *err);
+
+/* The GPA of a byte of guest memory that hv_memory_at gave; false when host is in no slot. */
+bool hv_memory_gpa_of(const struct hv_memory *mem, const void *host, uint64_t *gpa);
+
+/*
+ * Gives whole pages back to the host; the guest finds zeros there when it touches them again. The one way to
+ * do so while a VM runs: what the guest doesn't need any more changes without a trace in the dirty log, which
+ * is right for who copies memory as it is now. -EINVAL: no whole pages; -EFAULT: outside memory; -EROFS: in a
+ * read-only slot; -EBUSY: memory is kept (below); or what madvise(2) says. Any thread.
+ */
+int hv_memory_discard(const struct hv_memory *mem, uint64_t gpa, uint64_t length);
+
+/* For who still needs memory as it was at some moment (pages yet to be saved, or yet to be fetched on their
+ * first touch): as many calls with false as with true, and nothing is discarded in between. Any thread. */
+void hv_memory_keep(struct hv_memory *mem, bool keep);
 
 /* Bytes of all slots together. */
 uint64_t hv_memory_size(const struct hv_memory *mem);

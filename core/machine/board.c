@@ -308,6 +308,8 @@ void hv_board_destroy(struct hv_machine *m)
 {
 	hv_board_close(m);
 	hv_board_hold(m, true); /* none uses another, or memory, on its way */
+	hv_chardev_close(m->console_chardev);
+	hv_chardev_close(m->agent_chardev);
 	for (unsigned i = 0; i < m->cpu_count && m->cpus; i++) {
 		hv_vcpu_destroy(&m->cpus[i].vcpu);
 		hv_recorder_free(&m->cpus[i].recorder);

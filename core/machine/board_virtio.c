@@ -5,7 +5,9 @@
  * A disk's image is the one hostile file that is looked at before the sandbox closes: its tables lead to more
  * files (backing file, extents), and these have to be open by then.
  */
+#include "device/virtio/balloon.h"
 #include "device/virtio/blk.h"
+#include "device/virtio/console.h"
 #include "device/virtio/types.h"
 #include "device/virtio/window.h"
 #include "machine/internal.h"
@@ -80,14 +82,49 @@ static int create_rng(struct hv_machine *m, struct hv_error *err)
 	return rc ? rc : place(m, dev, err);
 }
 
+static int create_console(struct hv_machine *m, struct hv_error *err)
+{
+	const struct hv_config *c = &m->config;
+	struct hv_virtio_host host = host_of(m);
+	const struct hv_console_port ports[HV_CONSOLE_PORTS] = {
+		{.there = c->has_console, .chardev = m->console_chardev},
+		{.there = c->has_agent, .chardev = m->agent_chardev, .name = c->agent_name},
+	};
+	int rc = hv_virtio_console_create(&host, ports, &m->console, err);
+
+	return rc ? rc : place(m, m->console, err);
+}
+
+/* hv_balloon_change_fn */
+static void balloon_changed(void *machine, uint64_t actual)
+{
+	struct hv_machine *m = machine;
+
+	atomic_store(&m->balloon_actual, actual);
+	hv_machine_fire(m, HV_EVENT_BALLOON, 0);
+}
+
+static int create_balloon(struct hv_machine *m, struct hv_error *err)
+{
+	struct hv_virtio_host host = host_of(m);
+	int rc = hv_virtio_balloon_create(&host, balloon_changed, m, &m->balloon, err);
+
+	atomic_store(&m->balloon_actual, hv_memory_size(&m->memory));
+	return rc ? rc : place(m, m->balloon, err);
+}
+
 int hv_board_create_virtio(struct hv_machine *m, struct hv_error *err)
 {
 	int rc = 0;
 
-	_Static_assert(HV_DISKS_MAX + 1 <= HV_VIRTIO_WINDOWS, "each device has a window");
+	_Static_assert(HV_DISKS_MAX + 3 <= HV_VIRTIO_WINDOWS, "each device has a window");
 	for (unsigned i = 0; i < m->config.disk_count && !rc; i++)
 		rc = create_disk(m, i, err);
 	if (!rc && m->config.rng)
 		rc = create_rng(m, err);
+	if (!rc && (m->config.has_console || m->config.has_agent))
+		rc = create_console(m, err);
+	if (!rc && m->config.balloon)
+		rc = create_balloon(m, err);
 	return rc;
 }

@@ -30,6 +30,7 @@ void hv_config_init(struct hv_config *c)
 	c->cpus = 1;
 	c->load_addr = 0x1000;
 	c->serial.kind = HV_CHARDEV_STDIO;
+	snprintf(c->agent_name, sizeof(c->agent_name), "%s", HV_CONSOLE_AGENT);
 	c->sandbox = true;
 }
 
@@ -212,31 +213,74 @@ static int set_disk(struct hv_config *c, const char *key, const char *value, con
 	return rc;
 }
 
-static int set_serial(struct hv_config *c, const char *key, const char *value, const char *folder,
-		      struct hv_error *err)
+/* Where a line leads, for sentences that name it `line`, a constant. */
+static int set_line(struct hv_chardev_config *where, const char *line, const char *value, const char *folder,
+		    struct hv_error *err)
 {
-	struct hv_chardev_config serial;
-	int rc = hv_chardev_parse(&serial, value, err);
+	struct hv_chardev_config config = {0};
+	int rc = hv_chardev_parse(&config, line, value, err);
 
 	if (rc)
 		return rc;
-	if (serial.path[0] && serial.path[0] != '/' && *folder) {
+	if (config.path[0] && config.path[0] != '/' && *folder) {
 		char *path = NULL;
 
-		rc = keep_path(&path, key, serial.path, folder, err);
+		rc = keep_path(&path, line, config.path, folder, err);
 		if (rc || !path)
 			return rc;
-		if (strlen(path) >= sizeof(serial.path))
-			rc = hv_fail_usage(err, "%s: the path is longer than %zu characters", key,
-					   sizeof(serial.path) - 1);
+		if (strlen(path) >= sizeof(config.path))
+			rc = hv_fail_usage(err, "%s: the path is longer than %zu characters", line,
+					   sizeof(config.path) - 1);
 		else
-			snprintf(serial.path, sizeof(serial.path), "%s", path);
+			snprintf(config.path, sizeof(config.path), "%s", path);
 		free(path);
 		if (rc)
 			return rc;
 	}
-	c->serial = serial;
+	*where = config;
 	return 0;
+}
+
+static int set_serial(struct hv_config *c, const char *key, const char *value, const char *folder,
+		      struct hv_error *err)
+{
+	c->serial_given = true;
+	return set_line(&c->serial, "serial", value, folder, err);
+}
+
+static int set_console(struct hv_config *c, const char *key, const char *value, const char *folder,
+		       struct hv_error *err)
+{
+	c->has_console = true;
+	return set_line(&c->console, "console", value, folder, err);
+}
+
+/* "WHERE" or "WHERE,name=NAME": the last ",name=" parts them, as no name has a comma. */
+static int set_agent(struct hv_config *c, const char *key, const char *value, const char *folder,
+		     struct hv_error *err)
+{
+	const char *name = NULL;
+	char where[HV_CHARDEV_PATH_MAX + 8];
+	size_t length = strlen(value);
+
+	for (const char *at = value; (at = strstr(at, ",name=")); at++) {
+		name = at + strlen(",name=");
+		length = (size_t)(at - value);
+	}
+	if (length >= sizeof(where))
+		return hv_fail_usage(err, "%s: the path is longer than %d characters", key,
+				     HV_CHARDEV_PATH_MAX - 1);
+	if (name && (*name == '\0' || strlen(name) > HV_CONSOLE_NAME_MAX))
+		return hv_fail_usage(err, "%s: a name has 1 to %d characters", key, HV_CONSOLE_NAME_MAX);
+	for (const char *p = name; p && *p; p++)
+		if (!isgraph((unsigned char)*p) || *p == ',' || *p == '/')
+			return hv_fail_usage(
+				err, "%s: the name may only have printable characters but comma and slash",
+				key);
+	snprintf(where, sizeof(where), "%.*s", (int)length, value);
+	snprintf(c->agent_name, sizeof(c->agent_name), "%s", name ? name : HV_CONSOLE_AGENT);
+	c->has_agent = true;
+	return set_line(&c->agent, "agent", where, folder, err);
 }
 
 static int set_cpu(struct hv_config *c, const char *key, const char *value, const char *folder,
@@ -319,6 +363,12 @@ static int set_rng(struct hv_config *c, const char *key, const char *value, cons
 	return parse_bool(key, value, &c->rng, err);
 }
 
+static int set_balloon(struct hv_config *c, const char *key, const char *value, const char *folder,
+		       struct hv_error *err)
+{
+	return parse_bool(key, value, &c->balloon, err);
+}
+
 static int set_stats(struct hv_config *c, const char *key, const char *value, const char *folder,
 		     struct hv_error *err)
 {
@@ -340,7 +390,7 @@ static int set_sandbox(struct hv_config *c, const char *key, const char *value, 
 /* Which function sets which option, in the order of hv_config_options. */
 static set_fn *const setters[] = {
 	set_name,   set_mem,   set_cpus,    set_kernel, set_boot,    set_load_addr, set_initrd,
-	set_append, set_disk,  set_rng,     set_serial, set_cpu,     set_irqchip,   set_paused,
+	set_append, set_disk,  set_rng,     set_balloon, set_serial, set_console, set_agent, set_cpu, set_irqchip,   set_paused,
 	set_gdb,    set_trace, set_timeout, set_stats,  set_verbose, set_sandbox,
 };
 
@@ -355,7 +405,10 @@ const struct hv_config_option hv_config_options[] = {
 	{"append", "STRING", "the guest's command line"},
 	{"disk", "FILE", "a virtio disk; FILE[,format=F][,ro][,serial=S]; may be given again"},
 	{"rng", NULL, "a virtio device that gives random bytes"},
+	{"balloon", NULL, "a virtio device that takes memory from the guest and gives it back"},
 	{"serial", "WHERE", "stdio, none, pty, file:PATH or unix:PATH (stdio)"},
+	{"console", "WHERE", "a virtio console (hvc0) there; stdio takes it from the serial line"},
+	{"agent", "WHERE", "a virtio channel for a guest agent there; WHERE[,name=NAME]"},
 	{"cpu", "MODEL", "host or baseline, and ,-feature to take one away (host)"},
 	{"irqchip", "KIND", "none, split or full (what the image needs)"},
 	{"paused", NULL, "don't start the CPUs; hvctl resume does"},
@@ -457,8 +510,25 @@ static int check_cpus(const struct hv_config *c, struct hv_error *err)
 	return 0;
 }
 
+/* Standard input and output go to one line. The serial line has them unless it is told otherwise. */
+static int share_stdio(struct hv_config *c, struct hv_error *err)
+{
+	bool console = c->has_console && c->console.kind == HV_CHARDEV_STDIO;
+	bool agent = c->has_agent && c->agent.kind == HV_CHARDEV_STDIO;
+
+	if ((console || agent) && !c->serial_given)
+		c->serial.kind = HV_CHARDEV_NONE;
+	if (console + agent + (c->serial.kind == HV_CHARDEV_STDIO) > 1)
+		return hv_fail_usage(err,
+				     "stdio can be only one of serial, console and agent; give the others "
+				     "none, pty, file:PATH or unix:PATH");
+	return 0;
+}
+
 int hv_config_finish(struct hv_config *c, struct hv_error *err)
 {
+	int rc;
+
 	struct sysinfo host;
 	char want[16], have[16];
 
@@ -469,6 +539,9 @@ int hv_config_finish(struct hv_config *c, struct hv_error *err)
 			err, "mem: %s is more than this host's %s of memory",
 			hv_format_size(c->mem, want, sizeof(want)),
 			hv_format_size((uint64_t)host.totalram * host.mem_unit, have, sizeof(have)));
+	rc = share_stdio(c, err);
+	if (rc)
+		return rc;
 	if (!c->name[0])
 		invent_name(c);
 	return check_cpus(c, err);

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "boot/boot.h"
 #include "device/chardev.h"
+#include "device/virtio/console.h"
 #include "kvm/cpuid.h"
 #include "kvm/irq.h"
 
@@ -32,8 +33,10 @@ struct hv_config {
 	char *append;              /* guest's command line, NULL for none */
 	char *disks[HV_DISKS_MAX]; /* as hv_disk_spec_parse reads them, paths resolved */
 	unsigned disk_count;
-	bool rng;
-	struct hv_chardev_config serial;
+	bool rng, balloon;
+	struct hv_chardev_config serial, console, agent; /* console, agent: the virtio console's ports */
+	bool serial_given, has_console, has_agent;
+	char agent_name[HV_CONSOLE_NAME_MAX + 1];
 	struct hv_cpu_model cpu;
 	char *cpu_text; /* what cpu was parsed from, NULL: host */
 	enum hv_irqchip irqchip;

@@ -152,7 +152,8 @@ static void write_path(FILE *out, const char *key, const char *prefix, const cha
 	write_string(out, key, "", whole);
 }
 
-static void write_serial(FILE *out, const struct hv_chardev_config *serial)
+/* suffix: what follows where the line leads, "" or ",name=...". */
+static void write_line(FILE *out, const char *key, const struct hv_chardev_config *line, const char *suffix)
 {
 	static const char *const plain[] = {
 		[HV_CHARDEV_NONE] = "none",
@@ -160,12 +161,15 @@ static void write_serial(FILE *out, const struct hv_chardev_config *serial)
 		[HV_CHARDEV_PTY] = "pty",
 	};
 
-	if (serial->kind == HV_CHARDEV_FILE)
-		write_path(out, "serial", "file:", serial->path);
-	else if (serial->kind == HV_CHARDEV_UNIX)
-		write_path(out, "serial", "unix:", serial->path);
+	char path[HV_CHARDEV_PATH_MAX + 128];
+
+	snprintf(path, sizeof(path), "%s%s", line->path, suffix);
+	if (line->kind == HV_CHARDEV_FILE)
+		write_path(out, key, "file:", path);
+	else if (line->kind == HV_CHARDEV_UNIX)
+		write_path(out, key, "unix:", path);
 	else
-		fprintf(out, "serial %s\n", plain[serial->kind]);
+		fprintf(out, "%s %s%s\n", key, plain[line->kind], suffix);
 }
 
 void hv_config_write(const struct hv_config *c, FILE *out)
@@ -184,7 +188,16 @@ void hv_config_write(const struct hv_config *c, FILE *out)
 	for (unsigned i = 0; i < c->disk_count; i++)
 		write_path(out, "disk", "", c->disks[i]);
 	fprintf(out, "rng %s\n", c->rng ? "yes" : "no");
-	write_serial(out, &c->serial);
+	fprintf(out, "balloon %s\n", c->balloon ? "yes" : "no");
+	write_line(out, "serial", &c->serial, "");
+	if (c->has_console)
+		write_line(out, "console", &c->console, "");
+	if (c->has_agent) {
+		char name[sizeof(c->agent_name) + 8];
+
+		snprintf(name, sizeof(name), ",name=%s", c->agent_name);
+		write_line(out, "agent", &c->agent, name);
+	}
 	if (c->cpu_text)
 		write_string(out, "cpu", "", c->cpu_text);
 	if (c->gdb && !strncmp(c->gdb, "unix:", 5))

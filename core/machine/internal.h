@@ -58,6 +58,7 @@ struct hv_machine {
 	struct hv_config config;
 	const struct hv_log *log;
 	struct hv_chardev *chardev;
+	struct hv_chardev *console_chardev, *agent_chardev; /* owned; may be NULL */
 
 	struct hv_kvm kvm;
 	struct {
@@ -74,6 +75,7 @@ struct hv_machine {
 	unsigned device_count, virtio_windows; /* virtio devices are in windows 0 up to this */
 	struct hv_disk *disks[HV_DISKS_MAX];   /* opened, until a device has taken each over */
 	struct hv_device *ioapic;              /* SPLIT only */
+	struct hv_device *console, *balloon;   /* NULL: the VM has none */
 	struct hv_irq_route routes[HV_IOAPIC_PINS];
 	enum hv_irqchip irqchip;
 	int image_fd, initrd_fds[HV_MODULES_MAX];
@@ -87,6 +89,7 @@ struct hv_machine {
 	pthread_mutex_t debug_lock;
 	pthread_mutex_t devices_lock; /* who holds or lets go of the devices; taken before lock */
 
+	_Atomic uint64_t balloon_actual; /* bytes that the guest has left */
 	_Atomic uint64_t unclaimed; /* accesses that no device answered */
 	_Atomic bool warned_irqchip, warned_unclaimed;
 	bool devices_held; /* guarded by devices_lock */

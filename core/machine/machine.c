@@ -66,6 +66,12 @@ int hv_machine_open(const struct hv_config *config, struct hv_chardev *chardev, 
 	return 0;
 }
 
+void hv_machine_plug(struct hv_machine *m, struct hv_chardev *console, struct hv_chardev *agent)
+{
+	m->console_chardev = console;
+	m->agent_chardev = agent;
+}
+
 int hv_machine_build(struct hv_machine *m, struct hv_error *err)
 {
 	int rc = hv_board_create(m, err);
@@ -253,6 +259,53 @@ const struct hv_bus *hv_machine_mmio(const struct hv_machine *m)
 struct hv_chardev *hv_machine_chardev(struct hv_machine *m)
 {
 	return m->chardev;
+}
+
+struct hv_chardev *hv_machine_console_chardev(struct hv_machine *m)
+{
+	return m->console_chardev;
+}
+
+struct hv_chardev *hv_machine_agent_chardev(struct hv_machine *m)
+{
+	return m->agent_chardev;
+}
+
+#define STATS_LIMIT_MS 500 /* for a guest's answer: its driver works on a queue of the kernel's */
+
+static int need_balloon(const struct hv_machine *m, struct hv_error *err)
+{
+	return m->balloon ? 0 : hv_fail(err, ENXIO, "No balloon device has been activated: --balloon gives one");
+}
+
+int hv_machine_balloon_set(struct hv_machine *m, uint64_t bytes, struct hv_error *err)
+{
+	int rc = need_balloon(m, err);
+
+	if (!rc)
+		hv_virtio_balloon_set_target(m->balloon, bytes);
+	return rc;
+}
+
+int hv_machine_balloon_query(struct hv_machine *m, struct hv_balloon_info *info, struct hv_error *err)
+{
+	bool runs = hv_machine_state(m) == HV_STATE_RUNNING;
+	int rc = need_balloon(m, err);
+
+	if (!rc)
+		hv_virtio_balloon_query(m->balloon, runs ? STATS_LIMIT_MS : 0, info);
+	return rc;
+}
+
+uint64_t hv_machine_balloon_actual(const struct hv_machine *m)
+{
+	return atomic_load(&m->balloon_actual);
+}
+
+void hv_machine_console_size(struct hv_machine *m, uint16_t columns, uint16_t rows)
+{
+	if (m->console)
+		hv_virtio_console_resize(m->console, columns, rows);
 }
 
 unsigned hv_machine_cpus(const struct hv_machine *m)

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "device/bus.h"
 #include "device/chardev.h"
+#include "device/virtio/balloon.h"
 #include "kvm/memory.h"
 #include "kvm/vcpu.h"
 #include "machine/config.h"
@@ -46,7 +47,14 @@ struct hv_end {
 	char text[8192]; /* lines for a person, "" when there is nothing to say */
 };
 
-enum hv_event { HV_EVENT_STOP, HV_EVENT_RESUME, HV_EVENT_RESET, HV_EVENT_SHUTDOWN, HV_EVENT_DEBUG };
+enum hv_event {
+	HV_EVENT_STOP,
+	HV_EVENT_RESUME,
+	HV_EVENT_RESET,
+	HV_EVENT_SHUTDOWN,
+	HV_EVENT_DEBUG,
+	HV_EVENT_BALLOON, /* hv_machine_balloon_actual has changed; it alone may be called by the subscriber */
+};
 
 /* Called once for each event, in order, from the machine's own threads or the caller of pause, resume, reset;
  * it must not block and must not call back into the machine. detail: for SHUTDOWN the hv_end_reason, for
@@ -64,6 +72,12 @@ HV_API_BEGIN
 int hv_machine_open(const struct hv_config *config, struct hv_chardev *chardev, const struct hv_log *log,
 		    struct hv_machine **out, struct hv_error *err);
 int hv_machine_build(struct hv_machine *m, struct hv_error *err);
+/*
+ * Between open and build, where the configuration has a virtio console or an agent's channel: the host's side
+ * of each, opened and not started, or NULL when nothing is plugged in. They are the machine's from then on
+ * (hv_machine_destroy closes them); the caller starts them when the machine has been.
+ */
+void hv_machine_plug(struct hv_machine *m, struct hv_chardev *console, struct hv_chardev *agent);
 int hv_machine_create(const struct hv_config *config, struct hv_chardev *chardev, const struct hv_log *log,
 		      struct hv_machine **out, struct hv_error *err);
 
@@ -104,6 +118,8 @@ struct hv_memory *hv_machine_memory(struct hv_machine *m);
 const struct hv_bus *hv_machine_pio(const struct hv_machine *m);
 const struct hv_bus *hv_machine_mmio(const struct hv_machine *m);
 struct hv_chardev *hv_machine_chardev(struct hv_machine *m);
+struct hv_chardev *hv_machine_console_chardev(struct hv_machine *m); /* NULL: nothing is plugged in */
+struct hv_chardev *hv_machine_agent_chardev(struct hv_machine *m);
 unsigned hv_machine_cpus(const struct hv_machine *m);
 enum hv_irqchip hv_machine_irqchip(const struct hv_machine *m);
 const struct hv_entry *hv_machine_entry(const struct hv_machine *m);
@@ -132,6 +148,18 @@ int hv_machine_trace_save(struct hv_machine *m, int fd, struct hv_error *err);
  */
 int hv_machine_nmi(struct hv_machine *m, unsigned cpu, struct hv_error *err);
 int hv_machine_irq(struct hv_machine *m, unsigned line, struct hv_error *err);
+
+/*
+ * The balloon (--balloon): what the guest shall have left, in bytes, and what it says it has. query asks the
+ * guest for fresh statistics, which takes half a second at most; a VM that doesn't run isn't asked. -ENXIO:
+ * the VM has no balloon.
+ */
+int hv_machine_balloon_set(struct hv_machine *m, uint64_t bytes, struct hv_error *err);
+int hv_machine_balloon_query(struct hv_machine *m, struct hv_balloon_info *info, struct hv_error *err);
+uint64_t hv_machine_balloon_actual(const struct hv_machine *m); /* never waits */
+
+/* The terminal of the virtio console has this size now, in characters. Nothing happens without a console. */
+void hv_machine_console_size(struct hv_machine *m, uint16_t columns, uint16_t rows);
 
 /* Events; one subscriber slot each call, at most 8; before or after start. Returns a handle >= 0. */
 int hv_machine_subscribe(struct hv_machine *m, hv_event_fn *fn, void *ctx, struct hv_error *err);

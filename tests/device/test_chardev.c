@@ -81,7 +81,7 @@ static void open_line(const char *text)
 {
 	struct hv_chardev_config config;
 
-	cr_assert_eq(hv_chardev_parse(&config, text, &err), 0, "%s", err.text);
+	cr_assert_eq(hv_chardev_parse(&config, "serial", text, &err), 0, "%s", err.text);
 	cr_assert_eq(hv_chardev_open(&config, NULL, &line, &err), 0, "%s", err.text);
 	hv_chardev_connect(line, take, &guest);
 }
@@ -113,8 +113,8 @@ Test(chardev, knows_its_five_kinds_and_no_others)
 	struct hv_chardev_config config;
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(bad); i++)
-		cr_assert_eq(hv_chardev_parse(&config, bad[i], &err), -EINVAL, "'%s'", bad[i]);
-	cr_assert_eq(hv_chardev_parse(&config, "file:a:b", &err), 0);
+		cr_assert_eq(hv_chardev_parse(&config, "serial", bad[i], &err), -EINVAL, "'%s'", bad[i]);
+	cr_assert_eq(hv_chardev_parse(&config, "serial", "file:a:b", &err), 0);
 	cr_assert_str_eq(config.path, "a:b");
 }
 
@@ -154,13 +154,13 @@ Test(chardev, an_unwritable_file_is_an_error_with_its_name)
 	struct hv_chardev_config config;
 	struct hv_chardev *none = NULL;
 
-	hv_chardev_parse(&config, "file:/nonexistent/out", &err);
+	hv_chardev_parse(&config, "serial", "file:/nonexistent/out", &err);
 	cr_assert_eq(hv_chardev_open(&config, NULL, &none, &err), -ENOENT);
 	cr_assert_not_null(strstr(err.text, "/nonexistent/out"));
-	hv_chardev_parse(&config, "file:/", &err);
+	hv_chardev_parse(&config, "serial", "file:/", &err);
 	cr_assert_lt(hv_chardev_open(&config, NULL, &none, &err), 0);
 	cr_assert_eq(mkfifo(in_folder("", "fifo"), 0600), 0);
-	hv_chardev_parse(&config, in_folder("file:", "fifo"), &err);
+	hv_chardev_parse(&config, "serial", in_folder("file:", "fifo"), &err);
 	cr_assert_eq(hv_chardev_open(&config, NULL, &none, &err), -ENXIO);
 	unlink(in_folder("", "fifo"));
 }
@@ -177,7 +177,7 @@ Test(chardev, a_full_disk_is_told_once_and_stops_nobody)
 	const struct hv_log log = {.level = HV_LOG_WARN, .sink = count_line};
 	struct hv_chardev_config config;
 
-	hv_chardev_parse(&config, "file:/dev/full", &err);
+	hv_chardev_parse(&config, "serial", "file:/dev/full", &err);
 	cr_assert_eq(hv_chardev_open(&config, &log, &line, &err), 0);
 	start();
 	for (unsigned i = 0; i < 1000; i++)
@@ -512,7 +512,7 @@ Test(chardev, a_living_socket_is_left_alone_a_dead_one_replaced)
 	cr_assert_eq(bind(dead, (struct sockaddr *)&sun, sizeof(sun)), 0);
 	close(dead);
 	open_line(in_folder("unix:", "sock"));
-	hv_chardev_parse(&config, in_folder("unix:", "sock"), &err);
+	hv_chardev_parse(&config, "serial", in_folder("unix:", "sock"), &err);
 	cr_assert_eq(hv_chardev_open(&config, NULL, &second, &err), -EADDRINUSE);
 	close(client());
 	stop();

@@ -38,7 +38,8 @@ void options_help(void);
 /* The keyboard between a person and the guest: escape keys, and the console's line editor. */
 struct terminal {
 	struct hv_machine *machine; /* set before input flows */
-	bool keyboard;              /* stdin is a terminal and the serial line's: keys are looked at */
+	bool keyboard;              /* stdin is a terminal and a line's: keys are looked at */
+	bool on_console;            /* that line is the virtio console, not the serial one */
 	int line_fd;                /* an eventfd: a line for the console is ready */
 
 	/* Of the serial line's thread. */
@@ -57,6 +58,8 @@ struct terminal {
 int terminal_init(struct terminal *t, const struct hv_config *config, struct hv_error *err);
 /* Puts the terminal into raw mode if it is a keyboard and ours (in the foreground). Again after SIGCONT. */
 void terminal_raw(const struct terminal *t);
+/* Tells a virtio console on standard output how large the terminal there is. */
+void terminal_size(const struct terminal *t);
 /* Puts it back as it was. Any number of times; safe in a signal handler. */
 void terminal_restore(void);
 /* An hv_chardev_filter_fn; ctx is the struct terminal. */

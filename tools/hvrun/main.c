@@ -25,6 +25,7 @@ struct run {
 	struct hv_log log;
 	struct terminal terminal;
 	struct hv_chardev *chardev;
+	struct hv_chardev *console, *agent; /* the machine's, once it has been made */
 	struct hv_file trace;
 	struct hv_machine *machine;
 	struct hv_registration name;
@@ -61,18 +62,30 @@ static void hold_standard_descriptors(void)
 			_exit(HV_EXIT_FAILED);
 }
 
-static int open_line(struct run *r, const struct hv_config *c, struct hv_error *err)
+static int open_line(struct run *r, const struct hv_chardev_config *c, const char *name,
+		     struct hv_chardev **line, struct hv_error *err)
 {
 	char where[HV_CHARDEV_PATH_MAX + 32];
-	int rc = hv_chardev_open(&c->serial, &r->log, &r->chardev, err);
+	int rc = hv_chardev_open(c, &r->log, line, err);
 
 	if (rc)
 		return rc;
-	if (c->serial.kind == HV_CHARDEV_PTY) { /* nobody could guess it */
-		hv_chardev_describe(r->chardev, where, sizeof(where));
-		fprintf(stderr, "hvrun: the serial line is at %s\n", where + strlen("pty "));
+	if (c->kind == HV_CHARDEV_PTY) { /* nobody could guess it */
+		hv_chardev_describe(*line, where, sizeof(where));
+		fprintf(stderr, "hvrun: the %s is at %s\n", name, where + strlen("pty "));
 	}
 	return 0;
+}
+
+static int open_lines(struct run *r, const struct hv_config *c, struct hv_error *err)
+{
+	int rc = open_line(r, &c->serial, "serial line", &r->chardev, err);
+
+	if (!rc && c->has_console)
+		rc = open_line(r, &c->console, "console", &r->console, err);
+	if (!rc && c->has_agent)
+		rc = open_line(r, &c->agent, "agent's channel", &r->agent, err);
+	return rc;
 }
 
 static int set_up(struct run *r, struct hv_error *err)
@@ -86,12 +99,13 @@ static int set_up(struct run *r, struct hv_error *err)
 	if (!rc)
 		rc = terminal_init(&r->terminal, c, err);
 	if (!rc)
-		rc = open_line(r, c, err);
+		rc = open_lines(r, c, err);
 	if (!rc && c->trace)
 		rc = hv_file_begin(&r->trace, c->trace, 0644, err);
 	if (!rc)
 		rc = hv_machine_open(c, r->chardev, &r->log, &r->machine, err);
 	if (!rc) {
+		hv_machine_plug(r->machine, r->console, r->agent);
 		rc = hv_registry_take(&r->name, c->name, err);
 		r->named = rc == 0;
 	}
@@ -118,16 +132,22 @@ static int start(struct run *r, struct hv_error *err)
 	const struct hv_config *c = &r->options.config;
 	int rc;
 
+	r->terminal.machine = r->machine;
 	if (r->terminal.keyboard) {
-		r->terminal.machine = r->machine;
-		hv_chardev_set_filter(r->chardev, terminal_filter, &r->terminal);
+		hv_chardev_set_filter(r->terminal.on_console ? r->console : r->chardev, terminal_filter,
+				      &r->terminal);
 		terminal_raw(&r->terminal);
 	}
+	terminal_size(&r->terminal);
 	rc = hv_machine_start(r->machine, c->paused, err);
 	/* Who brings input and who answers on the socket, which listens already, can be made while the guest
 	 * runs. */
 	if (!rc)
 		rc = hv_chardev_start(r->chardev, err);
+	if (!rc && r->console)
+		rc = hv_chardev_start(r->console, err);
+	if (!rc && r->agent)
+		rc = hv_chardev_start(r->agent, err);
 	if (!rc)
 		rc = hv_qmp_server_start(&r->qmp, r->machine, &r->name, &r->log, err);
 	return rc;
@@ -150,6 +170,10 @@ static void handle_signal(struct run *r)
 	while (read(r->signals, &info, sizeof(info)) == sizeof(info)) {
 		if (info.ssi_signo == SIGCONT) {
 			terminal_raw(&r->terminal); /* the shell may have set it otherwise meanwhile */
+			continue;
+		}
+		if (info.ssi_signo == SIGWINCH) {
+			terminal_size(&r->terminal);
 			continue;
 		}
 		if (info.ssi_signo == SIGTSTP) {
@@ -250,6 +274,10 @@ static void release(struct run *r)
 		hv_registry_release(&r->name);
 	/* Before the machine: the line's thread hands its input to the machine's serial device. */
 	hv_chardev_close(r->chardev);
+	if (!r->machine) {
+		hv_chardev_close(r->console);
+		hv_chardev_close(r->agent);
+	}
 	hv_machine_destroy(r->machine);
 	hv_file_abandon(&r->trace);
 	terminal_free(&r->terminal);

@@ -50,6 +50,12 @@ static void allow_folder_of(int ruleset, const char *file)
 	allow_folder(ruleset, folder);
 }
 
+static void allow_line(int ruleset, const struct hv_chardev_config *line)
+{
+	if (line->kind == HV_CHARDEV_UNIX || line->kind == HV_CHARDEV_FILE)
+		allow_folder_of(ruleset, line->path);
+}
+
 void sandbox_folders(const struct hv_config *config, const struct hv_log *log)
 {
 	struct landlock_ruleset_attr attr = {.handled_access_fs = HANDLED};
@@ -65,8 +71,11 @@ void sandbox_folders(const struct hv_config *config, const struct hv_log *log)
 		allow_folder(ruleset, runtime);
 	if (config->trace)
 		allow_folder_of(ruleset, config->trace);
-	if (config->serial.kind == HV_CHARDEV_UNIX || config->serial.kind == HV_CHARDEV_FILE)
-		allow_folder_of(ruleset, config->serial.path);
+	allow_line(ruleset, &config->serial);
+	if (config->has_console)
+		allow_line(ruleset, &config->console);
+	if (config->has_agent)
+		allow_line(ruleset, &config->agent);
 	if (config->gdb && !strncmp(config->gdb, "unix:", 5))
 		allow_folder_of(ruleset, config->gdb + 5);
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)

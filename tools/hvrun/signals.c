@@ -29,6 +29,7 @@ int signals_take(int *fd, struct hv_error *err)
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGCONT);
+	sigaddset(&set, SIGWINCH);
 	add_unless_ignored(&set, SIGINT);
 	add_unless_ignored(&set, SIGHUP);
 	add_unless_ignored(&set, SIGQUIT);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -60,10 +61,20 @@ void terminal_raw(const struct terminal *t)
 	tcsetattr(STDIN_FILENO, TCSANOW, &raw);
 }
 
+void terminal_size(const struct terminal *t)
+{
+	struct winsize size;
+
+	if (t->on_console && t->machine && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0)
+		hv_machine_console_size(t->machine, size.ws_col, size.ws_row);
+}
+
 int terminal_init(struct terminal *t, const struct hv_config *config, struct hv_error *err)
 {
 	memset(t, 0, sizeof(*t));
-	t->keyboard = config->serial.kind == HV_CHARDEV_STDIO && isatty(STDIN_FILENO);
+	t->on_console = config->has_console && config->console.kind == HV_CHARDEV_STDIO;
+	t->keyboard =
+		(t->on_console || config->serial.kind == HV_CHARDEV_STDIO) && isatty(STDIN_FILENO);
 	pthread_mutex_init(&t->lock, NULL);
 	t->line_fd = -1;
 	if (!t->keyboard)

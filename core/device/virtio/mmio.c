@@ -140,6 +140,11 @@ bool hv_virtio_pop(struct hv_virtio *v, unsigned queue, struct hv_virtq_chain *c
 	return rc == 1;
 }
 
+void hv_virtio_put_back(struct hv_virtio *v, unsigned queue, const struct hv_virtq_chain *chain)
+{
+	hv_virtq_put_back(&v->queues[queue], chain);
+}
+
 void hv_virtio_push(struct hv_virtio *v, unsigned queue, const struct hv_virtq_chain *chain, uint32_t written)
 {
 	struct hv_virtq *q = &v->queues[queue];

@@ -266,6 +266,12 @@ int hv_virtq_pop(struct hv_virtq *q, struct hv_virtq_chain *chain)
 	return 1;
 }
 
+void hv_virtq_put_back(struct hv_virtq *q, const struct hv_virtq_chain *chain)
+{
+	if (q->started && !q->broken && (uint16_t)(chain->place + 1) == q->taken)
+		q->taken = chain->place;
+}
+
 /* --- the used ring --- */
 
 /* The entry first, then the index that shows it. */

@@ -99,6 +99,12 @@ void hv_virtq_stop(struct hv_virtq *q);
 int hv_virtq_pop(struct hv_virtq *q, struct hv_virtq_chain *chain);
 
 /*
+ * Undoes the last hv_virtq_pop: its chain is not out any more, and the next pop gives what stands in its place
+ * then, which a hostile driver may have changed. For a device that can't finish a chain now and won't keep it.
+ */
+void hv_virtq_put_back(struct hv_virtq *q, const struct hv_virtq_chain *chain);
+
+/*
  * Gives a chain back after `written` bytes at the start of its writable part were written. Chains may come
  * back in any order; with IN_ORDER negotiated the driver sees them in the order in which it made them
  * available.

@@ -95,6 +95,8 @@ void hv_virtio_init(struct hv_virtio *v, const struct hv_virtio_ops *ops, const 
 /* The next chain of a queue: true when there is one. A malformed one is reported and asks for a reset. False
  * before DRIVER_OK, and once the device needs a reset. */
 bool hv_virtio_pop(struct hv_virtio *v, unsigned queue, struct hv_virtq_chain *chain);
+/* The chain that was popped last stays the driver's next one, see hv_virtq_put_back. */
+void hv_virtio_put_back(struct hv_virtio *v, unsigned queue, const struct hv_virtq_chain *chain);
 /* Gives a chain back and interrupts if the driver wants that. */
 void hv_virtio_push(struct hv_virtio *v, unsigned queue, const struct hv_virtq_chain *chain,
 		    uint32_t written);
