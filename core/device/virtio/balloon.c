@@ -62,7 +62,7 @@ struct balloon {
 	struct hv_virtio_worker worker;
 	hv_balloon_change_fn *change;
 	void *change_ctx;
-	uint64_t pages; /* of all memory */
+	uint64_t pages; /* of RAM */
 
 	/* The lock: */
 	uint32_t done;      /* page numbers of the next chain to inflate that were dealt with */
@@ -484,7 +484,8 @@ int hv_virtio_balloon_create(const struct hv_virtio_host *host, hv_balloon_chang
 	b->v.config_length = CONFIG_LENGTH;
 	b->change = change;
 	b->change_ctx = ctx;
-	b->pages = hv_memory_size(host->mem) / PAGE;
+	for (unsigned i = 0; i < host->mem->count; i++)
+		b->pages += host->mem->slots[i].readonly ? 0 : host->mem->slots[i].size / PAGE;
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&b->stats_came, &attr);
