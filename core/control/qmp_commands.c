@@ -79,9 +79,7 @@ static int balloon(struct hv_qmp_session *s, const json_t *args, json_t **result
 {
 	json_int_t value = hv_qmp_int(args, "value", 0);
 
-	if (value < (json_int_t)HV_PAGE_SIZE)
-		return hv_fail(err, EINVAL, "Parameter 'value' expects a size in bytes, of a page at least");
-	return hv_machine_balloon_set(s->machine, (uint64_t)value, err);
+	return hv_machine_balloon_set(s->machine, value > 0 ? (uint64_t)value : 0, err);
 }
 
 static int query_balloon(struct hv_qmp_session *s, const json_t *args, json_t **result, struct hv_error *err)

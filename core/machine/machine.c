@@ -275,13 +275,15 @@ struct hv_chardev *hv_machine_agent_chardev(struct hv_machine *m)
 
 static int need_balloon(const struct hv_machine *m, struct hv_error *err)
 {
-	return m->balloon ? 0 : hv_fail(err, ENXIO, "No balloon device has been activated: --balloon gives one");
+	return m->balloon ? 0 : hv_fail(err, ENXIO, "No balloon device has been activated");
 }
 
 int hv_machine_balloon_set(struct hv_machine *m, uint64_t bytes, struct hv_error *err)
 {
 	int rc = need_balloon(m, err);
 
+	if (!rc && bytes == 0)
+		rc = hv_fail(err, EINVAL, "Parameter 'target' expects a size"); /* QEMU's words, both */
 	if (!rc)
 		hv_virtio_balloon_set_target(m->balloon, bytes);
 	return rc;

@@ -152,7 +152,7 @@ int hv_machine_irq(struct hv_machine *m, unsigned line, struct hv_error *err);
 /*
  * The balloon (--balloon): what the guest shall have left, in bytes, and what it says it has. query asks the
  * guest for fresh statistics, which takes half a second at most; a VM that doesn't run isn't asked. -ENXIO:
- * the VM has no balloon.
+ * the VM has no balloon; -EINVAL: no byte is left.
  */
 int hv_machine_balloon_set(struct hv_machine *m, uint64_t bytes, struct hv_error *err);
 int hv_machine_balloon_query(struct hv_machine *m, struct hv_balloon_info *info, struct hv_error *err);

@@ -87,6 +87,11 @@ uint32_t virtio_config(const struct virtio *v, unsigned offset)
 	return get(v->window, REG_CONFIG + offset);
 }
 
+void virtio_config_write(const struct virtio *v, unsigned offset, uint32_t value)
+{
+	set(v->window, REG_CONFIG + offset, value);
+}
+
 static void set_address(unsigned window, unsigned reg, const void *at)
 {
 	set(window, reg, (uint32_t)(uint64_t)at);
@@ -116,23 +121,37 @@ static bool agree(struct virtio *v, uint64_t wanted)
 	return get(w, REG_STATUS) & FEATURES_OK;
 }
 
-bool virtio_start(struct virtio *v, unsigned window, uint64_t wanted)
+static bool set_up_queue(struct virtio *v)
 {
-	memset(v, 0, sizeof(*v));
+	unsigned w = v->window;
+
+	set(w, REG_QUEUE_SEL, v->queue);
+	if (get(w, REG_QUEUE_NUM_MAX) < VIRTIO_QUEUE_SIZE)
+		return false;
+	set(w, REG_QUEUE_NUM, VIRTIO_QUEUE_SIZE);
+	set_address(w, REG_TABLE, v->table);
+	set_address(w, REG_AVAILABLE, &v->available);
+	set_address(w, REG_USED, &v->used);
+	set(w, REG_QUEUE_READY, 1);
+	return true;
+}
+
+bool virtio_start(struct virtio *v, unsigned count, unsigned window, uint64_t wanted)
+{
+	memset(v, 0, count * sizeof(*v));
 	v->window = window;
 	set(window, REG_STATUS, 0);
 	set(window, REG_STATUS, ACKNOWLEDGE);
 	set(window, REG_STATUS, ACKNOWLEDGE | DRIVER);
 	if (!agree(v, wanted))
 		return false;
-	set(window, REG_QUEUE_SEL, 0);
-	if (get(window, REG_QUEUE_NUM_MAX) < VIRTIO_QUEUE_SIZE)
-		return false;
-	set(window, REG_QUEUE_NUM, VIRTIO_QUEUE_SIZE);
-	set_address(window, REG_TABLE, v->table);
-	set_address(window, REG_AVAILABLE, &v->available);
-	set_address(window, REG_USED, &v->used);
-	set(window, REG_QUEUE_READY, 1);
+	for (unsigned i = 0; i < count; i++) {
+		v[i].window = window;
+		v[i].queue = i;
+		v[i].features = v->features;
+		if (!set_up_queue(&v[i]))
+			return false;
+	}
 	trap_set(VECTOR_VIRTIO + window, on_interrupt);
 	ioapic_route(VIRTIO_PIN(window), (uint8_t)(VECTOR_VIRTIO + window), lapic_id(), false);
 	set(window, REG_STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
@@ -148,7 +167,7 @@ void virtio_submit(struct virtio *v, uint16_t head)
 	v->available.idx = (uint16_t)(idx + 1);
 	barrier();
 	if (!(v->features & F_EVENT_IDX) || v->used.avail_event == idx)
-		set(v->window, REG_NOTIFY, 0);
+		set(v->window, REG_NOTIFY, v->queue);
 }
 
 /* Sleeps until the device has returned a chain. The check and the hlt are one step for interrupts. A device

@@ -1,5 +1,5 @@
 /*
- * A small virtio driver: devices in MMIO windows, one split queue each, one request at a time, with an
+ * A small virtio driver: devices in MMIO windows, their first split queues, one request at a time, with an
  * interrupt that wakes the CPU from hlt. Rules: virtio 1.2, sections 3.1.1 (initialisation), 2.7 (split
  * queues), 4.2 (MMIO).
  */
@@ -23,7 +23,9 @@
 enum { /* device ids */
        VIRTIO_NONE = 0,
        VIRTIO_BLK = 2,
+       VIRTIO_CONSOLE = 3,
        VIRTIO_RNG = 4,
+       VIRTIO_BALLOON = 5,
 };
 
 struct virtio_descriptor {
@@ -33,7 +35,7 @@ struct virtio_descriptor {
 };
 
 struct virtio {
-	unsigned window;
+	unsigned window, queue;
 	uint64_t features; /* those agreed on */
 	uint16_t seen;     /* returned chains that were looked at */
 	struct virtio_descriptor table[VIRTIO_QUEUE_SIZE] __attribute__((aligned(16)));
@@ -60,9 +62,9 @@ struct virtio_part {
 /* What is in a window: a device id, VIRTIO_NONE for none. */
 uint32_t virtio_probe(unsigned window);
 
-/* Sets the device up with its first queue; wanted are the type's own features to ask for. False: it refused.
- */
-bool virtio_start(struct virtio *v, unsigned window, uint64_t wanted);
+/* Sets the device up with its first `count` queues, an element of v each; wanted are the type's own features to
+ * ask for. False: it refused. */
+bool virtio_start(struct virtio *v, unsigned count, unsigned window, uint64_t wanted);
 
 /* One request, from start to end; returns how many bytes the device says it wrote. The CPU sleeps meanwhile.
  */
@@ -73,6 +75,7 @@ void virtio_submit(struct virtio *v, uint16_t head);
 
 uint32_t virtio_status(const struct virtio *v);
 uint32_t virtio_config(const struct virtio *v, unsigned offset); /* 32 bits */
+void virtio_config_write(const struct virtio *v, unsigned offset, uint32_t value);
 unsigned virtio_interrupts(void);                                /* that came so far */
 
 #endif

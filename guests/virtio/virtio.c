@@ -1,9 +1,10 @@
 /*
  * virtio: finds the virtio devices and uses them. A disk's first sectors=N (default 64) sectors are read and
  * their FNV-1a checksum is printed; a disk that can be written gets them a second time, each byte changed by
- * 0xa5, right behind, and they are read back and checked. The entropy device gives bytes twice. With bad=1
- * each device first gets a chain that loops, must ask for a reset, and must work again after one. Ends by the
- * debug exit device: GUEST_OK, or GUEST_FAILED when anything was not as it should be.
+ * 0xa5, right behind, and they are read back and checked. The entropy device gives bytes twice. A console gets
+ * a line, and with typed=1 one is read from it. A balloon gets pages, which are zeros afterwards. With bad=1
+ * each device but the console first gets a chain that loops, must ask for a reset, and must work again after
+ * one. Ends by the debug exit device: GUEST_OK, or GUEST_FAILED when anything was not as it should be.
  */
 #include "apic.h"
 #include "bootinfo.h"
@@ -24,6 +25,7 @@ HVKIT_IRQCHIP_NOTE(IRQCHIP_SPLIT);
 
 enum { BLK_IN = 0, BLK_OUT = 1, BLK_FLUSH = 4, BLK_GET_ID = 8 };
 enum { BLK_CAPACITY = 0 };
+enum { BALLOON_TARGET = 0, BALLOON_ACTUAL = 4 };
 
 #define BLK_F_RO    (1ull << 5)
 #define BLK_F_FLUSH (1ull << 9)
@@ -55,7 +57,7 @@ static void provoke(unsigned window)
 {
 	static uint8_t byte;
 
-	if (!check(virtio_start(&dev, window, 0), window, "it refuses to start"))
+	if (!check(virtio_start(&dev, 1, window, 0), window, "it refuses to start"))
 		return;
 	for (unsigned i = 0; i < 2; i++)
 		dev.table[i] = (struct virtio_descriptor){
@@ -109,7 +111,7 @@ static void use_disk(unsigned window, unsigned sectors)
 	char serial[21] = {0};
 	uint64_t capacity;
 
-	if (!check(virtio_start(&dev, window, BLK_F_RO | BLK_F_FLUSH), window, "it refuses to start"))
+	if (!check(virtio_start(&dev, 1, window, BLK_F_RO | BLK_F_FLUSH), window, "it refuses to start"))
 		return;
 	capacity = virtio_config(&dev, BLK_CAPACITY) | (uint64_t)virtio_config(&dev, BLK_CAPACITY + 4) << 32;
 	check(blk(BLK_GET_ID, 0, serial, 20), window, "no serial number");
@@ -142,7 +144,7 @@ static void use_rng(unsigned window)
 {
 	static uint64_t bytes[2][4];
 
-	if (!check(virtio_start(&dev, window, 0), window, "it refuses to start"))
+	if (!check(virtio_start(&dev, 1, window, 0), window, "it refuses to start"))
 		return;
 	for (unsigned i = 0; i < 2; i++) {
 		struct virtio_part part = {bytes[i], sizeof(bytes[i]), true};
@@ -151,6 +153,57 @@ static void use_rng(unsigned window)
 	}
 	con_printf("window %u: entropy %016lx, then %016lx\n", window, bytes[0][0], bytes[1][0]);
 	check(memcmp(bytes[0], bytes[1], sizeof(bytes[0])) != 0, window, "the same bytes twice");
+}
+
+/* --- console --- */
+
+static void use_console(unsigned window, bool typed)
+{
+	static char line[] = "a line for the console\n", heard[64];
+	static struct virtio port[2]; /* to the guest, to the host */
+	struct virtio_part out = {line, sizeof(line) - 1, false}, in = {heard, sizeof(heard) - 1, true};
+	uint32_t length;
+
+	if (!check(virtio_start(port, 2, window, 0), window, "it refuses to start"))
+		return;
+	virtio_request(&port[1], &out, 1);
+	con_printf("window %u: console, a line printed\n", window);
+	if (!typed)
+		return;
+	length = virtio_request(&port[0], &in, 1);
+	check(length > 0 && length < sizeof(heard), window, "an impossible number of bytes was typed");
+	for (uint32_t i = 0; i < sizeof(heard); i++)
+		if (heard[i] == '\n' || heard[i] == '\r')
+			heard[i] = '\0';
+	con_printf("window %u: console, '%s' was typed\n", window, heard);
+}
+
+/* --- balloon --- */
+
+#define PAGE  4096u
+#define PAGES 8u
+
+static void use_balloon(unsigned window)
+{
+	static uint8_t pages[PAGES][PAGE] __attribute__((aligned(PAGE)));
+	static uint32_t numbers[PAGES];
+	struct virtio_part part = {numbers, sizeof(numbers), false};
+	unsigned zeros = 0;
+
+	if (!check(virtio_start(&dev, 1, window, 0), window, "it refuses to start"))
+		return;
+	for (unsigned i = 0; i < PAGES; i++) {
+		memset(pages[i], CHANGE, PAGE);
+		numbers[i] = (uint32_t)((uint64_t)pages[i] / PAGE);
+	}
+	virtio_request(&dev, &part, 1);
+	virtio_config_write(&dev, BALLOON_ACTUAL, PAGES);
+	for (unsigned i = 0; i < PAGES; i++)
+		zeros += *(volatile uint8_t *)&pages[i][i] == 0;
+	check(zeros == PAGES, window, "pages in the balloon keep their bytes");
+	check(virtio_config(&dev, BALLOON_ACTUAL) == PAGES, window, "it forgets how large it is");
+	con_printf("window %u: balloon, %u pages lent, target %u\n", window, PAGES,
+		   virtio_config(&dev, BALLOON_TARGET));
 }
 
 void guest_main(const struct boot_info *boot)
@@ -173,12 +226,16 @@ void guest_main(const struct boot_info *boot)
 		if (id == VIRTIO_NONE)
 			continue;
 		found++;
-		if (bad)
+		if (bad && id != VIRTIO_CONSOLE) /* which looks at its first queue when somebody types */
 			provoke(w);
 		if (id == VIRTIO_BLK)
 			use_disk(w, sectors);
 		else if (id == VIRTIO_RNG)
 			use_rng(w);
+		else if (id == VIRTIO_CONSOLE)
+			use_console(w, boot_option(boot, "typed", 0) != 0);
+		else if (id == VIRTIO_BALLOON)
+			use_balloon(w);
 		else
 			con_printf("window %u: a device of type %u\n", w, id);
 	}

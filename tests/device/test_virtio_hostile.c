@@ -2,18 +2,28 @@
  * A driver that writes anything at all into its rings, a hundred thousand times, the same each time: the
  * devices live on, and after a reset an honest request is served.
  */
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include "device/virtio/balloon.h"
 #include "device/virtio/blk.h"
+#include "device/virtio/console.h"
 #include "drive_virtio.h"
 
 #define ROUNDS 100000u
 #define SIZE   8u
+#define QUEUES 6u
 
 static struct hv_memory mem;
 static struct hv_device *dev;
-static struct ring r;
+static struct ring rings[QUEUES];
+static struct ring *r = rings;        /* the one that is written to */
+static unsigned queues = 1;           /* that the driver sets up */
+static void (*any_request)(uint8_t *); /* what is honest enough to be looked at, in 16 bytes */
+static void (*between)(void);          /* what the host does meanwhile */
 static uint64_t state;
 
 static uint64_t any(void)
@@ -38,7 +48,7 @@ static uint64_t any_address(void)
 	case 1:
 		return RING_MEMORY - below(32);
 	case 2:
-		return r.table + below(0x4000); /* the rings themselves */
+		return r->table + below(0x4000); /* the rings themselves */
 	default:
 		return RING_DATA + below(0x1000);
 	}
@@ -51,35 +61,61 @@ static void any_descriptor(uint64_t table, unsigned index)
 
 	if (below(6) == 0)
 		flags = INDIRECT;
-	put_descriptor(&r, table, index, any_address(), lengths[below(HV_ARRAY_SIZE(lengths))], flags,
+	put_descriptor(r, table, index, any_address(), lengths[below(HV_ARRAY_SIZE(lengths))], flags,
 		       next & 0xffff);
 }
 
-/* What starts as a block request often is one, so that the requests' own fields are reached. */
+/* What starts as a request often is one, so that the requests' own fields are reached. */
 static void any_header(void)
 {
+	any_request(guest_at(r, RING_DATA, 16));
+	describe(r, 0, RING_DATA, 16, NEXT, 1);
+	if (below(2))
+		describe(r, 0, RING_DATA, 16, 0, 0);
+}
+
+static void any_disk_request(uint8_t *h)
+{
 	static const uint32_t types[] = {0, 1, 4, 8, 11, 13, 14};
-	uint8_t *h = guest_at(&r, RING_DATA, 16);
 
 	hv_put_le32(h, types[below(HV_ARRAY_SIZE(types))]);
 	hv_put_le64(h + 8, below(4) ? below(64) : any());
-	describe(&r, 0, RING_DATA, 16, NEXT, 1);
+}
+
+static void any_message(uint8_t *h)
+{
+	hv_put_le32(h, below(8) ? below(3) : (uint32_t)any());
+	hv_put_le16(h + 4, (uint16_t)(below(8) ? below(8) : any()));
+	hv_put_le16(h + 6, (uint16_t)(below(8) ? below(2) : any()));
+}
+
+static void any_pages(uint8_t *h)
+{
+	for (unsigned i = 0; i < 4; i++)
+		hv_put_le32(h + 4 * (size_t)i, below(8) ? RING_DATA / 4096 + 2 + below(64) : (uint32_t)any());
 }
 
 static void restart(uint64_t features)
 {
-	set_idx(&r, 0);
-	memset(guest_at(&r, r.used, 0x100), 0, 0x100);
-	r.seen = 0;
 	negotiate(dev, HV_VIRTIO_F_VERSION_1 | features);
-	set_up_queue(dev, &r, 0);
+	for (unsigned queue = 0; queue < queues; queue++) {
+		struct ring *each = &rings[queue];
+
+		set_idx(each, 0);
+		memset(guest_at(each, each->used, 0x100), 0, 0x100);
+		each->seen = 0;
+		set_up_queue(dev, each, queue);
+	}
 	driver_ok(dev);
 	cr_assert_eq(reg(dev, MMIO_STATUS), 0x0f);
+	r = rings;
 }
 
 static uint64_t any_features(void)
 {
-	return (below(2) ? HV_VIRTIO_F_INDIRECT : 0) | (below(2) ? HV_VIRTIO_F_EVENT_IDX : 0) |
+	uint64_t own = below(4) ? offered_features(dev) & 0xff : any() & offered_features(dev) & 0xff;
+
+	return own | (below(2) ? HV_VIRTIO_F_INDIRECT : 0) | (below(2) ? HV_VIRTIO_F_EVENT_IDX : 0) |
 	       (below(2) ? HV_VIRTIO_F_IN_ORDER : 0);
 }
 
@@ -88,17 +124,20 @@ static unsigned torment(void)
 	unsigned resets = 0;
 
 	for (unsigned round = 0; round < ROUNDS; round++) {
+		r = &rings[below(queues)];
 		for (unsigned i = 0; i < SIZE; i++)
-			any_descriptor(r.table, i);
+			any_descriptor(r->table, i);
 		for (unsigned i = 0; i < 4; i++)
 			any_descriptor(RING_DATA + 0x1000, i);
-		if (below(2))
+		if (any_request && below(2))
 			any_header();
 		for (unsigned n = below(4); n > 0; n--)
-			make_available(&r, below(64) ? below(SIZE) : below(0x10000));
+			make_available(r, below(64) ? below(SIZE) : below(0x10000));
 		if (below(100) == 0)
-			set_idx(&r, (uint16_t)any());
-		set_reg(dev, MMIO_NOTIFY, 0);
+			set_idx(r, (uint16_t)any());
+		set_reg(dev, MMIO_NOTIFY, (uint32_t)(r - rings));
+		if (between && below(16) == 0)
+			between();
 		if (below(4) == 0) /* all that was taken is done then */
 			hv_device_hold(dev, true), hv_device_hold(dev, false);
 		if (reg(dev, MMIO_STATUS) & HV_VIRTIO_NEEDS_RESET || below(1000) == 0) {
@@ -113,7 +152,8 @@ static void set_up(void)
 {
 	hv_memory_init(&mem, NULL);
 	cr_assert_eq(hv_memory_add(&mem, 0, RING_MEMORY, false, NULL), 0);
-	ring_init(&r, &mem, 0, SIZE);
+	for (unsigned queue = 0; queue < QUEUES; queue++)
+		ring_init(&rings[queue], &mem, queue, SIZE);
 	state = 0x9e3779b97f4a7c15;
 }
 
@@ -142,10 +182,10 @@ Test(virtio_hostile, no_ring_harms_the_entropy_device, .disabled = RACES_ARE_TOL
 	restart(0);
 	cr_assert_gt(torment(), 100);
 	restart(0);
-	describe(&r, 0, RING_DATA, 64, WRITE, 0);
-	make_available(&r, 0);
+	describe(r, 0, RING_DATA, 64, WRITE, 0);
+	make_available(r, 0);
 	set_reg(dev, MMIO_NOTIFY, 0);
-	cr_assert(wait_used(&r, 1));
+	cr_assert(wait_used(r, 1));
 }
 
 Test(virtio_hostile, no_ring_harms_the_block_device, .disabled = RACES_ARE_TOLD)
@@ -161,15 +201,105 @@ Test(virtio_hostile, no_ring_harms_the_block_device, .disabled = RACES_ARE_TOLD)
 	unlink(path);
 	close(fd);
 	cr_assert_eq(hv_virtio_blk_create(&host, disk, NULL, &dev, NULL), 0);
+	any_request = any_disk_request;
 	restart(0);
 	cr_assert_gt(torment(), 100);
 	restart(0);
-	hv_put_le32(guest_at(&r, RING_DATA, 4), 0);
-	hv_put_le64(guest_at(&r, RING_DATA + 8, 8), 63);
-	describe(&r, 0, RING_DATA, 16, NEXT, 1);
-	describe(&r, 1, RING_DATA + 0x1000, 513, WRITE, 0);
-	make_available(&r, 0);
+	hv_put_le32(guest_at(r, RING_DATA, 4), 0);
+	hv_put_le64(guest_at(r, RING_DATA + 8, 8), 63);
+	describe(r, 0, RING_DATA, 16, NEXT, 1);
+	describe(r, 1, RING_DATA + 0x1000, 513, WRITE, 0);
+	make_available(r, 0);
 	set_reg(dev, MMIO_NOTIFY, 0);
-	cr_assert(wait_used(&r, 1));
-	cr_assert_eq(*guest_at(&r, RING_DATA + 0x1000 + 512, 1), 0, "and it is OK");
+	cr_assert(wait_used(r, 1));
+	cr_assert_eq(*guest_at(r, RING_DATA + 0x1000 + 512, 1), 0, "and it is OK");
+}
+
+static int clients[HV_CONSOLE_PORTS];
+
+/* The other ends of the console's ports: they send, and read what there is. */
+static void talk(void)
+{
+	char bytes[4096] = "some input";
+
+	for (unsigned i = 0; i < HV_CONSOLE_PORTS; i++) {
+		(void)!send(clients[i], bytes, below(64), MSG_DONTWAIT | MSG_NOSIGNAL);
+		while (recv(clients[i], bytes, sizeof(bytes), MSG_DONTWAIT) == (ssize_t)sizeof(bytes))
+			;
+	}
+}
+
+static int connect_to(const char *path)
+{
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	snprintf(sun.sun_path, sizeof(sun.sun_path), "%s", path);
+	cr_assert_eq(connect(fd, (struct sockaddr *)&sun, sizeof(sun)), 0);
+	return fd;
+}
+
+Test(virtio_hostile, no_ring_harms_the_console, .disabled = RACES_ARE_TOLD)
+{
+	struct hv_virtio_host host = {.mem = &mem};
+	struct hv_chardev *lines[HV_CONSOLE_PORTS];
+	struct hv_console_port ports[HV_CONSOLE_PORTS] = {{.there = true}, {.there = true, .name = "agent"}};
+	char folder[] = "/tmp/hv-console-XXXXXX", path[64], got = 0;
+
+	signal(SIGPIPE, SIG_IGN);
+	cr_assert_not_null(mkdtemp(folder));
+	for (unsigned i = 0; i < HV_CONSOLE_PORTS; i++) {
+		struct hv_chardev_config config = {.kind = HV_CHARDEV_UNIX};
+
+		snprintf(config.path, sizeof(config.path), "%s/%u", folder, i);
+		cr_assert_eq(hv_chardev_open(&config, NULL, &lines[i], NULL), 0);
+		ports[i].chardev = lines[i];
+	}
+	cr_assert_eq(hv_virtio_console_create(&host, ports, &dev, NULL), 0);
+	for (unsigned i = 0; i < HV_CONSOLE_PORTS; i++) {
+		cr_assert_eq(hv_chardev_start(lines[i], NULL), 0);
+		snprintf(path, sizeof(path), "%s/%u", folder, i);
+		clients[i] = connect_to(path);
+	}
+	queues = 6;
+	any_request = any_message;
+	between = talk;
+	restart(2);
+	cr_assert_gt(torment(), 100);
+	talk();
+	restart(0);
+	*guest_at(&rings[1], RING_DATA, 1) = '!';
+	describe(&rings[1], 0, RING_DATA, 1, 0, 0);
+	make_available(&rings[1], 0);
+	set_reg(dev, MMIO_NOTIFY, 1);
+	cr_assert(wait_used(&rings[1], 1));
+	while (got != '!')
+		cr_assert_eq(read(clients[0], &got, 1), 1);
+	hv_device_hold(dev, true);
+	for (unsigned i = 0; i < HV_CONSOLE_PORTS; i++) {
+		hv_chardev_close(lines[i]);
+		close(clients[i]);
+	}
+	rmdir(folder);
+}
+
+Test(virtio_hostile, no_ring_harms_the_balloon, .disabled = RACES_ARE_TOLD)
+{
+	struct hv_virtio_host host = {.mem = &mem};
+	uint8_t *page;
+
+	cr_assert_eq(hv_virtio_balloon_create(&host, NULL, NULL, &dev, NULL), 0);
+	queues = 5;
+	any_request = any_pages;
+	restart(0);
+	cr_assert_gt(torment(), 100);
+	restart(0);
+	page = guest_at(r, RING_DATA + 0x10000, 4096);
+	*page = 1;
+	hv_put_le32(guest_at(r, RING_DATA, 4), (RING_DATA + 0x10000) / 4096);
+	describe(r, 0, RING_DATA, 4, 0, 0);
+	make_available(r, 0);
+	set_reg(dev, MMIO_NOTIFY, 0);
+	cr_assert(wait_used(r, 1));
+	cr_assert_eq(*page, 0);
 }

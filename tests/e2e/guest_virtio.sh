@@ -48,6 +48,17 @@ for chip in split full; do
 	is_changed "$TMP/original" "$TMP/disk,1.raw"
 done
 
+# --- a console, and a balloon ---
+for chip in split full; do
+	printf 'some words\n' | "$HVRUN" --irqchip $chip --timeout $((80 * HV_STRETCH)) --console stdio --serial "file:$TMP/out" --balloon \
+		--append typed=1 "$GUESTS/virtio" >"$TMP/console" 2>"$TMP/err" || status=$?
+	[ "$status" = 33 ] || { cat "$TMP/out" "$TMP/err"; echo "status $status"; exit 1; }
+	[ "$(cat "$TMP/console")" = 'a line for the console' ] || { cat "$TMP/console"; echo 'the console has other bytes'; exit 1; }
+	says out "window 0: console, 'some words' was typed"
+	says out 'window 1: balloon, 8 pages lent, target 0'
+	says out 'virtio: 2 devices, '
+done
+
 # --- formats with tables ---
 for format in qcow2 vpc vhdx; do
 	options=

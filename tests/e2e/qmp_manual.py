@@ -35,7 +35,7 @@ def covers(shown, given):
 
 
 tried = set()
-with vm("manual") as process:
+with vm("manual", "--balloon") as process:
     connection = Connection("manual")
     ours = {c["name"] for c in connection.ask("query-commands")["return"]}
     for request, shown in examples():
