@@ -17,7 +17,7 @@
  *   PORT_OPEN: an agent came ------->
  *                            <-------   RESIZE, PORT_OPEN: what changes on the host later on
  *
- * Bytes wait where they are. To the host, the worker hands over what the chardev takes without waiting, and
+ * Bytes wait where they are. To the host, the worker (or for a few, the vCPU) hands over what the chardev takes without waiting, and
  * leaves the rest in the guest's buffer, whose place in the queue it gives up meanwhile: so no chain is ever
  * out between two steps, and a save only has to know how far into the first buffer the host has got. To the
  * guest, the chardev keeps what finds no buffer or no open port, and stops reading from its client. Messages
@@ -37,6 +37,8 @@ enum { QUEUE_CONTROL_IN = 2, QUEUE_CONTROL_OUT = 3, QUEUES = 6 };
 
 #define ID       3u
 #define STEP_MAX 65536u /* bytes to the host in one step, whatever a chain holds */
+#define NOW_MAX  256u   /* bytes of a chain that a vCPU's thread hands over itself */
+#define NOW_MOST 16u    /* chains that it does so with in one exit */
 
 /* Features of section 5.3.3, as bits. */
 #define F_SIZE        (1ull << 0)
@@ -105,7 +107,7 @@ struct console {
 	struct hv_virtio_worker worker;
 	struct port ports[HV_CONSOLE_PORTS];
 	bool complained;
-	struct hv_virtq_chain input; /* the lock, all the time that it is out */
+	struct hv_virtq_chain input; /* and a vCPU's output: the lock, all the time that it is out */
 	struct hv_virtq_chain chain; /* the worker's own */
 };
 
@@ -268,7 +270,7 @@ static bool receive_message(struct console *c)
 /* --- bytes to the host, on the worker's thread --- */
 
 /* Hands over the readable part of the chain from byte `skip` on, a step's worth at most: how much was taken,
- * and in *full whether the chardev wants no more now. The lock is let go. */
+ * and in *full whether the chardev wants no more now. With the lock or without. */
 static size_t hand_over(struct port *p, const struct hv_virtq_chain *chain, size_t skip, bool *full)
 {
 	size_t done = 0;
@@ -319,6 +321,36 @@ static bool transmit(struct port *p)
 		hv_virtio_push(v, queue_out(p), &c->chain, 0);
 	}
 	return true;
+}
+
+/*
+ * Linux waits for its console with interrupts off, 16 bytes at a time. So the vCPU that has just printed a few
+ * hands them over itself, as that doesn't wait, and finds them gone when it enters the guest again. What is
+ * more, and what the host doesn't take, is left to the worker; so is all while that is at work.
+ */
+static void transmit_now(struct port *p)
+{
+	struct console *c = p->console;
+	struct hv_virtq_chain *chain = &c->input;
+	unsigned chains = 0;
+
+	while (!c->worker.busy && !c->worker.holds && !p->full && p->sent == 0 && chains++ < NOW_MOST) {
+		if (!hv_virtio_pop(&c->v, queue_out(p), chain))
+			return;
+		if (chain->read_length > NOW_MAX) {
+			hv_virtio_put_back(&c->v, queue_out(p), chain);
+			break;
+		}
+		p->sent = (uint32_t)hand_over(p, chain, 0, &p->full);
+		p->out += p->sent;
+		if (p->sent < chain->read_length) {
+			hv_virtio_put_back(&c->v, queue_out(p), chain);
+			break;
+		}
+		p->sent = 0;
+		hv_virtio_push(&c->v, queue_out(p), chain, 0);
+	}
+	hv_virtio_worker_wake(&c->worker);
 }
 
 /* hv_virtio_step_fn */
@@ -406,6 +438,10 @@ static void console_notify(struct hv_virtio *v, unsigned queue)
 	for (unsigned i = 0; i < HV_CONSOLE_PORTS; i++) {
 		if (queue == queue_in(&c->ports[i])) {
 			wants_input(&c->ports[i]);
+			return;
+		}
+		if (queue == queue_out(&c->ports[i])) {
+			transmit_now(&c->ports[i]);
 			return;
 		}
 	}
