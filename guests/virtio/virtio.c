@@ -2,7 +2,7 @@
  * virtio: finds the virtio devices and uses them. A disk's first sectors=N (default 64) sectors are read and
  * their FNV-1a checksum is printed; a disk that can be written gets them a second time, each byte changed by
  * 0xa5, right behind, and they are read back and checked. The entropy device gives bytes twice. A console gets
- * a line, and with typed=1 one is read from it. A balloon gets pages, which are zeros afterwards. With bad=1
+ * a line; with size=1 its terminal's size is waited for, with typed=1 a line is read from it. A balloon gets pages, which are zeros afterwards. With bad=1
  * each device but the console first gets a chain that loops, must ask for a reset, and must work again after
  * one. Ends by the debug exit device: GUEST_OK, or GUEST_FAILED when anything was not as it should be.
  */
@@ -24,6 +24,8 @@ HVKIT_IRQCHIP_NOTE(IRQCHIP_SPLIT);
 #define CHANGE      0xa5
 
 enum { BLK_IN = 0, BLK_OUT = 1, BLK_FLUSH = 4, BLK_GET_ID = 8 };
+#define CONSOLE_F_SIZE (1ull << 0)
+
 enum { BLK_CAPACITY = 0 };
 enum { BALLOON_TARGET = 0, BALLOON_ACTUAL = 4 };
 
@@ -157,17 +159,24 @@ static void use_rng(unsigned window)
 
 /* --- console --- */
 
-static void use_console(unsigned window, bool typed)
+static void use_console(unsigned window, bool typed, bool sized)
 {
 	static char line[] = "a line for the console\n", heard[64];
 	static struct virtio port[2]; /* to the guest, to the host */
 	struct virtio_part out = {line, sizeof(line) - 1, false}, in = {heard, sizeof(heard) - 1, true};
 	uint32_t length;
 
-	if (!check(virtio_start(port, 2, window, 0), window, "it refuses to start"))
+	if (!check(virtio_start(port, 2, window, CONSOLE_F_SIZE), window, "it refuses to start"))
 		return;
 	virtio_request(&port[1], &out, 1);
 	con_printf("window %u: console, a line printed\n", window);
+	if (sized) {
+		uint32_t size;
+
+		while ((size = virtio_config(&port[0], 0)) == 0)
+			;
+		con_printf("window %u: console, %u columns and %u rows\n", window, size & 0xffff, size >> 16);
+	}
 	if (!typed)
 		return;
 	length = virtio_request(&port[0], &in, 1);
@@ -233,7 +242,8 @@ void guest_main(const struct boot_info *boot)
 		else if (id == VIRTIO_RNG)
 			use_rng(w);
 		else if (id == VIRTIO_CONSOLE)
-			use_console(w, boot_option(boot, "typed", 0) != 0);
+			use_console(w, boot_option(boot, "typed", 0) != 0,
+				    boot_option(boot, "size", 0) != 0);
 		else if (id == VIRTIO_BALLOON)
 			use_balloon(w);
 		else

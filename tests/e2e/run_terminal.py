@@ -165,6 +165,17 @@ with Running("--name", "nohup", spin, preexec_fn=lambda: [signal.signal(n, signa
     run.p.terminate()
     check(run.wait() == 0, "and ends by SIGTERM")
 
+# A virtio console on the terminal: its keys, and its size, which the guest waits for.
+t = Terminal("--console", "stdio", "--serial", f"file:{TMP}/sized", "--append", "size=1 typed=1", f"{os.environ['GUESTS']}/virtio")
+t.expect("a line for the console", "a virtio console on the terminal")
+termios.tcsetwinsize(t.slave, (43, 132))
+until(lambda: "132 columns and 43 rows" in (TMP / "sized").read_text(), "the guest sees the terminal's size")
+t.key("\x01h")
+t.expect("Ctrl-A x", "Ctrl-A h on a virtio console")
+t.key("\x01\x01 typed\r")
+check(t.end() == 33, "the guest gets what is typed")
+check("console, '\x01 typed' was typed" in (TMP / "sized").read_text(), "Ctrl-A too", (TMP / "sized").read_text())
+
 # Stopped as a shell's job is: the terminal is given back first.
 t = Terminal(spin)
 t.expect("ready\r\n", "a run to suspend")

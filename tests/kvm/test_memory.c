@@ -136,3 +136,55 @@ Test(memory, more_than_the_address_space_is_refused_with_its_size)
 	cr_assert(strstr(err.text, "EiB") || strstr(err.text, "PiB"), "%s", err.text);
 	hv_memory_free(&mem);
 }
+
+/* --- giving back --- */
+
+Test(memory, whole_pages_of_ram_can_be_given_back_and_nothing_else)
+{
+	struct hv_memory mem = with_ram(0x4000);
+	uint8_t *at = hv_memory_at(&mem, 0, 0x4000);
+
+	cr_assert_eq(hv_memory_add(&mem, 0x100000, 0x1000, true, NULL), 0);
+	memset(at, 1, 0x4000);
+	cr_assert_eq(hv_memory_discard(&mem, 0x1000, 0x2000), 0);
+	cr_assert_eq(at[0xfff], 1);
+	cr_assert_eq(at[0x1000], 0);
+	cr_assert_eq(at[0x2fff], 0);
+	cr_assert_eq(at[0x3000], 1);
+	cr_assert_eq(hv_memory_discard(&mem, 0x1001, 0x1000), -EINVAL);
+	cr_assert_eq(hv_memory_discard(&mem, 0x1000, 0xfff), -EINVAL);
+	cr_assert_eq(hv_memory_discard(&mem, 0x1000, 0), -EINVAL);
+	cr_assert_eq(hv_memory_discard(&mem, 0x3000, 0x2000), -EFAULT);
+	cr_assert_eq(hv_memory_discard(&mem, 0x8000, 0x1000), -EFAULT);
+	cr_assert_eq(hv_memory_discard(&mem, UINT64_MAX - 4095, 0x2000), -EFAULT);
+	cr_assert_eq(hv_memory_discard(&mem, 0x100000, 0x1000), -EROFS);
+	hv_memory_free(&mem);
+}
+
+Test(memory, memory_that_is_kept_is_not_given_back)
+{
+	struct hv_memory mem = with_ram(0x1000);
+	uint8_t *at = hv_memory_at(&mem, 0, 1);
+
+	*at = 1;
+	hv_memory_keep(&mem, true);
+	hv_memory_keep(&mem, true);
+	hv_memory_keep(&mem, false);
+	cr_assert_eq(hv_memory_discard(&mem, 0, 0x1000), -EBUSY);
+	cr_assert_eq(*at, 1);
+	hv_memory_keep(&mem, false);
+	cr_assert_eq(hv_memory_discard(&mem, 0, 0x1000), 0);
+	cr_assert_eq(*at, 0);
+	hv_memory_free(&mem);
+}
+
+Test(memory, a_host_address_has_its_gpa)
+{
+	struct hv_memory mem = with_ram(0x2000);
+	uint64_t gpa = 7;
+
+	cr_assert(hv_memory_gpa_of(&mem, hv_memory_at(&mem, 0x1234, 1), &gpa));
+	cr_assert_eq(gpa, 0x1234);
+	cr_assert_not(hv_memory_gpa_of(&mem, &gpa, &gpa));
+	hv_memory_free(&mem);
+}

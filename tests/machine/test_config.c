@@ -71,6 +71,10 @@ Test(config, takes_good_values)
 		{"append", ""},
 		{"serial", "unix:/tmp/x"},
 		{"serial", "file:out"},
+		{"console", "pty"},
+		{"agent", "unix:/tmp/a"},
+		{"agent", "unix:/tmp/a,name=org.example.1"},
+		{"balloon", "on"},
 		{"cpu", "baseline"},
 		{"irqchip", "split"},
 		{"gdb", "tcp:1234"},
@@ -113,7 +117,11 @@ Test(config, refuses_bad_values_with_a_sentence_and_changes_nothing)
 		{"timeout", "-1"},      {"timeout", "soon"},
 		{"sandbox", "perhaps"}, {"load-addr", "0x100000000"},
 		{"cpu", "pentium"},     {"trace", ""},
-		{"image", ""},
+		{"image", ""},          {"console", "tty"},
+		{"agent", "unix:"},     {"agent", "none,name="},
+		{"agent", "none,name=a b"}, {"agent", "none,name=a/b"},
+		{"agent", "none,name=01234567890123456789012345678901234567890123456789012345678901234"},
+		{"balloon", "maybe"},
 	};
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(bad); i++) {
@@ -200,9 +208,10 @@ Test(config, a_file_has_keys_values_quotes_and_comments)
 
 Test(config, relative_paths_in_a_file_count_from_it_everywhere)
 {
-	load("serial unix:a.sock\ngdb unix:g.sock\ntrace t.json\ninitrd 'm.bin one two'\n");
+	load("agent unix:b.sock,name=x\nserial unix:a.sock\ngdb unix:g.sock\ntrace t.json\ninitrd 'm.bin one two'\n");
 	cr_assert_str_empty(err.text);
 	cr_assert_str_eq(c.serial.path, "/tmp/a.sock");
+	cr_assert_str_eq(c.agent.path, "/tmp/b.sock");
 	cr_assert_str_eq(c.gdb, "unix:/tmp/g.sock");
 	cr_assert_str_eq(c.trace, "/tmp/t.json");
 	cr_assert_str_eq(c.initrd[0], "/tmp/m.bin one two");
@@ -246,6 +255,9 @@ Test(config, what_is_written_is_read_back)
 	hv_config_set(&c, "disk", "/e", NULL);
 	hv_config_set(&c, "rng", NULL, NULL);
 	hv_config_set(&c, "serial", "unix:/s", NULL);
+	hv_config_set(&c, "console", "pty", NULL);
+	hv_config_set(&c, "agent", "unix:/a,b,name=agent.0", NULL);
+	hv_config_set(&c, "balloon", NULL, NULL);
 	hv_config_set(&c, "gdb", "unix:/g", NULL);
 	hv_config_set(&c, "trace", "/t", NULL);
 	hv_config_set(&c, "cpu", "baseline", NULL);
@@ -268,6 +280,11 @@ Test(config, what_is_written_is_read_back)
 	cr_assert_str_eq(back.disks[1], "/e");
 	cr_assert(back.rng);
 	cr_assert_str_eq(back.serial.path, "/s");
+	cr_assert_eq(back.console.kind, HV_CHARDEV_PTY);
+	cr_assert_eq(back.agent.kind, HV_CHARDEV_UNIX);
+	cr_assert_str_eq(back.agent.path, "/a,b");
+	cr_assert_str_eq(back.agent_name, "agent.0");
+	cr_assert(back.balloon);
 	cr_assert_str_eq(back.gdb, "unix:/g");
 	cr_assert_str_eq(back.trace, "/t");
 	cr_assert_str_eq(back.cpu_text, "baseline");
@@ -276,6 +293,25 @@ Test(config, what_is_written_is_read_back)
 	cr_assert(back.paused);
 	cr_assert_not(back.sandbox);
 	hv_config_free(&back);
+}
+
+Test(config, standard_input_goes_to_one_line)
+{
+	hv_config_set(&c, "image", "/i", NULL);
+	hv_config_set(&c, "console", "stdio", NULL);
+	cr_assert_eq(hv_config_finish(&c, &err), 0, "%s", err.text);
+	cr_assert_eq(c.serial.kind, HV_CHARDEV_NONE, "the console takes it");
+	hv_config_set(&c, "serial", "file:/s", NULL);
+	cr_assert_eq(hv_config_finish(&c, &err), 0);
+	cr_assert_eq(c.serial.kind, HV_CHARDEV_FILE);
+	hv_config_set(&c, "serial", "stdio", NULL);
+	cr_assert_eq(hv_config_finish(&c, &err), -EINVAL);
+	cr_assert(strstr(err.text, "only one of"), "%s", err.text);
+	hv_config_set(&c, "serial", "none", NULL);
+	hv_config_set(&c, "agent", "stdio", NULL);
+	cr_assert_eq(hv_config_finish(&c, &err), -EINVAL);
+	hv_config_set(&c, "console", "none", NULL);
+	cr_assert_eq(hv_config_finish(&c, &err), 0, "%s", err.text);
 }
 
 Test(config, a_copy_shares_nothing)
