@@ -340,7 +340,8 @@ const struct hv_monitor_command hv_monitor_commands[] = {
 	 "chrome://tracing. Each vCPU keeps its newest 65536 exits.\n",
 	 trace_words, false, true, parse_trace, hv_text_trace},
 	{"balloon", "SIZE", "how much memory the guest shall have left",
-	 "SIZE is in MiB, or has a suffix K, M or G. The guest's driver gives up what is more, or takes back what "
+	 "SIZE is in MiB, or has a suffix K, M or G. The guest's driver gives up what is more, or takes back "
+	 "what "
 	 "is less,\n"
 	 "in its own time: `info balloon` tells how far it is. The VM needs --balloon.\n",
 	 NULL, false, false, parse_balloon, hv_text_done},

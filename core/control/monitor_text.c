@@ -38,8 +38,12 @@ static char *finish(FILE *out, char **text)
 char *hv_text_done(const struct hv_monitor_request *r, const json_t *result)
 {
 	static const char *const words[][2] = {
-		{"pause", "paused"},     {"resume", "running"}, {"stop", "the VM ends"},
-		{"quit", "the VM ends"}, {"reset", "reset"},    {"inject", "injected"},
+		{"pause", "paused"},
+		{"resume", "running"},
+		{"stop", "the VM ends"},
+		{"quit", "the VM ends"},
+		{"reset", "reset"},
+		{"inject", "injected"},
 		{"balloon", "the guest is asked"},
 	};
 	char *text = NULL;
@@ -76,8 +80,7 @@ char *hv_text_status(const struct hv_monitor_request *r, const json_t *s)
 		     str(s, "name"), str(s, "status"), num(s, "pid"), (double)num(s, "uptime-ns") / 1e9,
 		     num(s, "cpus"), memory, str(s, "image"), str(s, "boot"), str(s, "irqchip"),
 		     str(s, "serial"), LINE(s, "console", "  console   "), LINE(s, "agent", "  agent     "),
-		     yes(s, "tracing") ? "on" : "off",
-		     yes(s, "sandbox") ? "on" : "off") < 0)
+		     yes(s, "tracing") ? "on" : "off", yes(s, "sandbox") ? "on" : "off") < 0)
 		return NULL;
 	return text;
 }
@@ -86,15 +89,16 @@ static void print_size(FILE *out, const char *name, long long bytes)
 {
 	char text[32];
 
-	fprintf(out, "  %-24s  %s\n", name, hv_format_size((uint64_t)(bytes > 0 ? bytes : 0), text, sizeof(text)));
+	fprintf(out, "  %-24s  %s\n", name,
+		hv_format_size((uint64_t)(bytes > 0 ? bytes : 0), text, sizeof(text)));
 }
 
 /* Those of QEMU's names that count bytes; the others count events. */
 static bool is_size(const char *name)
 {
 	static const char *const sizes[] = {
-		"stat-swap-in",         "stat-swap-out",         "stat-free-memory",
-		"stat-total-memory",    "stat-available-memory", "stat-disk-caches",
+		"stat-swap-in",      "stat-swap-out",         "stat-free-memory",
+		"stat-total-memory", "stat-available-memory", "stat-disk-caches",
 	};
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(sizes); i++)

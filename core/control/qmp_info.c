@@ -366,11 +366,11 @@ static int balloon(struct hv_machine *m, unsigned cpu, json_t **result, struct h
 		if (b.stats_known >> i & 1)
 			json_object_set_new(stats, hv_balloon_stat_name(i),
 					    json_integer((json_int_t)b.stats[i]));
-	*result = json_pack("{s:I, s:I, s:I, s:b, s:b, s:I, s:I, s:o, s:I}", "actual", (json_int_t)b.actual,
-			    "target", (json_int_t)b.target, "memory", (json_int_t)b.memory, "in-use",
-			    b.in_use, "reporting", b.reporting, "given-back", (json_int_t)b.given_back,
-			    "reported", (json_int_t)b.reported, "stats", stats, "last-update",
-			    (json_int_t)b.stats_at);
+	*result =
+		json_pack("{s:I, s:I, s:I, s:b, s:b, s:I, s:I, s:o, s:I}", "actual", (json_int_t)b.actual,
+			  "target", (json_int_t)b.target, "memory", (json_int_t)b.memory, "in-use", b.in_use,
+			  "reporting", b.reporting, "given-back", (json_int_t)b.given_back, "reported",
+			  (json_int_t)b.reported, "stats", stats, "last-update", (json_int_t)b.stats_at);
 	return 0;
 }
 
@@ -395,10 +395,9 @@ int hv_qmp_info(struct hv_machine *m, const char *what, unsigned cpu, json_t **r
 		const char *name;
 		int (*fn)(struct hv_machine *, unsigned, json_t **, struct hv_error *);
 	} table[] = {
-		{"status", status}, {"regs", regs},       {"sregs", sregs},
-		{"memory", memory}, {"devices", devices}, {"irqs", irqs},
-		{"exits", exits},   {"cpus", cpus},       {"run-state", run_state},
-		{"balloon", balloon},
+		{"status", status},       {"regs", regs},       {"sregs", sregs}, {"memory", memory},
+		{"devices", devices},     {"irqs", irqs},       {"exits", exits}, {"cpus", cpus},
+		{"run-state", run_state}, {"balloon", balloon},
 	};
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(table); i++) {
@@ -406,5 +405,6 @@ int hv_qmp_info(struct hv_machine *m, const char *what, unsigned cpu, json_t **r
 			return table[i].fn(m, cpu, result, err);
 	}
 	return hv_fail(err, EINVAL,
-		       "Parameter 'what' expects status, regs, sregs, memory, devices, irqs, exits, cpus or balloon");
+		       "Parameter 'what' expects status, regs, sregs, memory, devices, irqs, exits, cpus or "
+		       "balloon");
 }

@@ -91,7 +91,9 @@ int hv_chardev_start(struct hv_chardev *c, struct hv_error *err)
 		rc = make_thread(c);
 	pthread_cond_broadcast(&c->room);
 	pthread_mutex_unlock(&c->lock);
-	return rc ? hv_fail(err, -rc, "%s line: cannot start its thread: %s", hv_chardev_line(c), strerror(-rc)) : 0;
+	return rc ? hv_fail(err, -rc, "%s line: cannot start its thread: %s", hv_chardev_line(c),
+			    strerror(-rc))
+		  : 0;
 }
 
 /* --- output, with the lock held --- */

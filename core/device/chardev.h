@@ -75,8 +75,8 @@ void hv_chardev_set_filter(struct hv_chardev *c, hv_chardev_filter_fn *filter, v
 void hv_chardev_set_wanted(struct hv_chardev *c, hv_chardev_wanted_fn *wanted, void *ctx); /* before start */
 /*
  * Before start. channel: the line is a conversation and no console. Bytes for a client that isn't there, or
- * has left before it took them, are discarded, and a client's bytes keep it until the guest has taken them; so
- * what one client says and hears is never mixed with another's.
+ * has left before it took them, are discarded, and a client's bytes keep it until the guest has taken them;
+ * so what one client says and hears is never mixed with another's.
  */
 void hv_chardev_set_watch(struct hv_chardev *c, hv_chardev_watch_fn *watch, void *ctx, bool channel);
 int hv_chardev_start(struct hv_chardev *c, struct hv_error *err);
@@ -91,8 +91,9 @@ void hv_chardev_write(struct hv_chardev *c, const void *data, size_t count);
 
 /*
  * Output that never waits, from any thread: how many bytes were taken. When they are fewer than count, the
- * watch hears HV_CHARDEV_ROOM later. Nothing is dropped where somebody takes bytes at all: on a console's pty,
- * and on its socket without a client or with one that took nothing for a second, the oldest bytes make way.
+ * watch hears HV_CHARDEV_ROOM later. Nothing is dropped where somebody takes bytes at all: on a console's
+ * pty, and on its socket without a client or with one that took nothing for a second, the oldest bytes make
+ * way.
  */
 size_t hv_chardev_offer(struct hv_chardev *c, const void *data, size_t count);
 

@@ -63,8 +63,8 @@ struct hv_chardev {
 	uint8_t *out;         /* a ring of CHARDEV_RING bytes, made when first needed */
 	size_t out_at, out_used;
 	uint64_t dropped;
-	bool broken; /* output has failed for good; it is swallowed */
-	bool gone;   /* unix: the client has, the thread has yet to close it */
+	bool broken;      /* output has failed for good; it is swallowed */
+	bool gone;        /* unix: the client has, the thread has yet to close it */
 	bool room_wanted; /* hv_chardev_offer took less than it was given; the watch is to be told of room */
 	bool stalled;     /* unix, console: the client has taken nothing for a second */
 	int64_t stall_ms; /* when that will be so */

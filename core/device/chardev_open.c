@@ -45,7 +45,8 @@ int hv_chardev_parse(struct hv_chardev_config *config, const char *line, const c
 		snprintf(config->path, sizeof(config->path), "%s", text + n);
 		return 0;
 	}
-	return hv_fail_usage(err, "%s: '%.64s' is none of stdio, none, pty, file:PATH, unix:PATH", line, text);
+	return hv_fail_usage(err, "%s: '%.64s' is none of stdio, none, pty, file:PATH, unix:PATH", line,
+			     text);
 }
 
 /* --- opening --- */
@@ -103,7 +104,8 @@ static int open_pty(struct hv_chardev *c, struct hv_error *err)
 	c->in_fd = c->out_fd = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
 	if (c->in_fd < 0 || grantpt(c->in_fd) < 0 || unlockpt(c->in_fd) < 0 ||
 	    ptsname_r(c->in_fd, c->pty, sizeof(c->pty)) != 0)
-		return hv_fail_errno(err, "%s: cannot make a pseudo-terminal; is /dev/pts mounted", hv_chardev_line(c));
+		return hv_fail_errno(err, "%s: cannot make a pseudo-terminal; is /dev/pts mounted",
+				     hv_chardev_line(c));
 	c->slave_fd = open(c->pty, O_RDWR | O_NOCTTY | O_CLOEXEC);
 	if (c->slave_fd < 0)
 		return hv_fail_errno(err, "%s: cannot open %s", hv_chardev_line(c), c->pty);
@@ -139,7 +141,8 @@ static int open_folder(struct hv_chardev *c, struct hv_error *err)
 		 slash ? c->config.path : ".");
 	c->folder_fd = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (c->folder_fd < 0)
-		return hv_fail_errno(err, "%s: cannot open the folder of %s", hv_chardev_line(c), c->config.path);
+		return hv_fail_errno(err, "%s: cannot open the folder of %s", hv_chardev_line(c),
+				     c->config.path);
 	return 0;
 }
 
@@ -191,10 +194,9 @@ static int open_unix(struct hv_chardev *c, struct hv_error *err)
 	rc = bind(c->listen_fd, (const struct sockaddr *)&sun, sizeof(sun));
 	if (rc < 0 && errno == EADDRINUSE) {
 		if (!remove_stale(c, &sun))
-			return hv_fail(
-				err, EADDRINUSE,
-				"%s: %s is taken; give another path or remove it if nobody uses it",
-				hv_chardev_line(c), c->config.path);
+			return hv_fail(err, EADDRINUSE,
+				       "%s: %s is taken; give another path or remove it if nobody uses it",
+				       hv_chardev_line(c), c->config.path);
 		rc = bind(c->listen_fd, (const struct sockaddr *)&sun, sizeof(sun));
 	}
 	if (rc < 0)

@@ -389,9 +389,9 @@ static int set_sandbox(struct hv_config *c, const char *key, const char *value, 
 
 /* Which function sets which option, in the order of hv_config_options. */
 static set_fn *const setters[] = {
-	set_name,   set_mem,   set_cpus,    set_kernel, set_boot,    set_load_addr, set_initrd,
-	set_append, set_disk,  set_rng,     set_balloon, set_serial, set_console, set_agent, set_cpu, set_irqchip,   set_paused,
-	set_gdb,    set_trace, set_timeout, set_stats,  set_verbose, set_sandbox,
+	set_name,   set_mem, set_cpus,    set_kernel,  set_boot,    set_load_addr, set_initrd,  set_append,
+	set_disk,   set_rng, set_balloon, set_serial,  set_console, set_agent,     set_cpu,     set_irqchip,
+	set_paused, set_gdb, set_trace,   set_timeout, set_stats,   set_verbose,   set_sandbox,
 };
 
 const struct hv_config_option hv_config_options[] = {

@@ -90,7 +90,7 @@ struct hv_machine {
 	pthread_mutex_t devices_lock; /* who holds or lets go of the devices; taken before lock */
 
 	_Atomic uint64_t balloon_actual; /* bytes that the guest has left */
-	_Atomic uint64_t unclaimed; /* accesses that no device answered */
+	_Atomic uint64_t unclaimed;      /* accesses that no device answered */
 	_Atomic bool warned_irqchip, warned_unclaimed;
 	bool devices_held; /* guarded by devices_lock */
 

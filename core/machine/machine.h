@@ -53,7 +53,8 @@ enum hv_event {
 	HV_EVENT_RESET,
 	HV_EVENT_SHUTDOWN,
 	HV_EVENT_DEBUG,
-	HV_EVENT_BALLOON, /* hv_machine_balloon_actual has changed; it alone may be called by the subscriber */
+	HV_EVENT_BALLOON, /* hv_machine_balloon_actual has changed; it alone may be called by the subscriber
+			   */
 };
 
 /* Called once for each event, in order, from the machine's own threads or the caller of pause, resume, reset;

@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #define VIRTIO_WINDOWS     12
-#define VIRTIO_BASE(n)     (0xd0000000ull + 0x1000ull * (n)) /* where hvrun has its windows */
+#define VIRTIO_BASE(n)     (0xd0000000ull + 0x1000ull * (n))           /* where hvrun has its windows */
 #define VIRTIO_PIN(n)      ((n) < 8 ? 16u + (n) : (n) == 8 ? 5u : (n)) /* its interrupt */
 #define VIRTIO_QUEUE_SIZE  16
 #define VIRTIO_PARTS       4 /* buffers of a request */
@@ -62,8 +62,8 @@ struct virtio_part {
 /* What is in a window: a device id, VIRTIO_NONE for none. */
 uint32_t virtio_probe(unsigned window);
 
-/* Sets the device up with its first `count` queues, an element of v each; wanted are the type's own features to
- * ask for. False: it refused. */
+/* Sets the device up with its first `count` queues, an element of v each; wanted are the type's own features
+ * to ask for. False: it refused. */
 bool virtio_start(struct virtio *v, unsigned count, unsigned window, uint64_t wanted);
 
 /* One request, from start to end; returns how many bytes the device says it wrote. The CPU sleeps meanwhile.
@@ -76,6 +76,6 @@ void virtio_submit(struct virtio *v, uint16_t head);
 uint32_t virtio_status(const struct virtio *v);
 uint32_t virtio_config(const struct virtio *v, unsigned offset); /* 32 bits */
 void virtio_config_write(const struct virtio *v, unsigned offset, uint32_t value);
-unsigned virtio_interrupts(void);                                /* that came so far */
+unsigned virtio_interrupts(void); /* that came so far */
 
 #endif

@@ -1,10 +1,11 @@
 /*
  * virtio: finds the virtio devices and uses them. A disk's first sectors=N (default 64) sectors are read and
  * their FNV-1a checksum is printed; a disk that can be written gets them a second time, each byte changed by
- * 0xa5, right behind, and they are read back and checked. The entropy device gives bytes twice. A console gets
- * a line; with size=1 its terminal's size is waited for, with typed=1 a line is read from it. A balloon gets pages, which are zeros afterwards. With bad=1
- * each device but the console first gets a chain that loops, must ask for a reset, and must work again after
- * one. Ends by the debug exit device: GUEST_OK, or GUEST_FAILED when anything was not as it should be.
+ * 0xa5, right behind, and they are read back and checked. The entropy device gives bytes twice. A console
+ * gets a line; with size=1 its terminal's size is waited for, with typed=1 a line is read from it. A balloon
+ * gets pages, which are zeros afterwards. With bad=1 each device but the console first gets a chain that
+ * loops, must ask for a reset, and must work again after one. Ends by the debug exit device: GUEST_OK, or
+ * GUEST_FAILED when anything was not as it should be.
  */
 #include "apic.h"
 #include "bootinfo.h"
@@ -242,8 +243,7 @@ void guest_main(const struct boot_info *boot)
 		else if (id == VIRTIO_RNG)
 			use_rng(w);
 		else if (id == VIRTIO_CONSOLE)
-			use_console(w, boot_option(boot, "typed", 0) != 0,
-				    boot_option(boot, "size", 0) != 0);
+			use_console(w, boot_option(boot, "typed", 0) != 0, boot_option(boot, "size", 0) != 0);
 		else if (id == VIRTIO_BALLOON)
 			use_balloon(w);
 		else

@@ -1,6 +1,7 @@
 /*
- * The balloon device: pages go back to the host and come again as zeros, what isn't RAM is refused, the target
- * and what the driver says of it, statistics, free pages that are reported, hold, reset and saved state.
+ * The balloon device: pages go back to the host and come again as zeros, what isn't RAM is refused, the
+ * target and what the driver says of it, statistics, free pages that are reported, hold, reset and saved
+ * state.
  */
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -93,7 +94,8 @@ static void put_numbers(unsigned queue, const uint32_t *numbers, unsigned count)
 
 static void fill(unsigned first, unsigned count)
 {
-	memset(guest_at(&rings[0], (uint64_t)first * PAGE, (uint64_t)count * PAGE), 0xa5, (size_t)count * PAGE);
+	memset(guest_at(&rings[0], (uint64_t)first * PAGE, (uint64_t)count * PAGE), 0xa5,
+	       (size_t)count * PAGE);
 }
 
 /* Whether the host has no page there: then it reads as zeros, too. */
@@ -127,7 +129,8 @@ Test(virtio_balloon, it_is_a_balloon)
 Test(virtio_balloon, pages_go_back_to_the_host_and_come_again_as_zeros)
 {
 	/* upwards, downwards, and alone */
-	static const uint32_t numbers[] = {FIRST, FIRST + 1, FIRST + 2, FIRST + 9, FIRST + 8, FIRST + 7, FIRST + 5};
+	static const uint32_t numbers[] = {FIRST,     FIRST + 1, FIRST + 2, FIRST + 9,
+					   FIRST + 8, FIRST + 7, FIRST + 5};
 
 	begin(ALL);
 	fill(FIRST - 1, 12);
@@ -155,7 +158,8 @@ Test(virtio_balloon, what_is_no_ram_is_refused_by_name)
 	begin(ALL);
 	fill(FIRST, 3);
 	put_numbers(INFLATE, rom, HV_ARRAY_SIZE(rom));
-	cr_assert(strstr(logged.last, "0x1000000") && strstr(logged.last, "in read-only memory"), "%s", logged.last);
+	cr_assert(strstr(logged.last, "0x1000000") && strstr(logged.last, "in read-only memory"), "%s",
+		  logged.last);
 	cr_assert(is_gone(FIRST));
 	cr_assert(is_gone(FIRST + 2));
 	fill(PAGES - 1, 1);
@@ -396,7 +400,7 @@ Test(virtio_balloon, damaged_state_is_refused)
 	hv_enc_free(&e);
 	drive_refused(dev, own + 3, 0xff); /* a target beyond memory */
 	begin(ALL);
-	drive_refused(dev, own + 12, 1);   /* in the middle of a step */
+	drive_refused(dev, own + 12, 1); /* in the middle of a step */
 	begin(ALL);
 	drive_refused(dev, own + 16, 2);
 }

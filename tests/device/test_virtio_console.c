@@ -20,11 +20,11 @@ enum { READY = 0, ADD = 1, PORT_READY = 3, CONSOLE = 4, RESIZE = 5, OPEN = 6, NA
 #define F_EMERG_WRITE 4ull
 #define ALL           (HV_VIRTIO_F_VERSION_1 | F_SIZE | F_MULTIPORT | F_EMERG_WRITE)
 
-#define SIZE       16u
-#define DATA(q)    (RING_DATA + (q) * 0x10000u)
-#define BUFFER     0x1000u      /* bytes of a buffer for input */
-#define KEPT       (64u << 10)  /* bytes of output that a chardev keeps */
-#define FAR_TOO_MUCH (4u << 20) /* more than a socket and a chardev hold together */
+#define SIZE         16u
+#define DATA(q)      (RING_DATA + (q)*0x10000u)
+#define BUFFER       0x1000u     /* bytes of a buffer for input */
+#define KEPT         (64u << 10) /* bytes of output that a chardev keeps */
+#define FAR_TOO_MUCH (4u << 20)  /* more than a socket and a chardev hold together */
 
 static char folder[64];
 static struct hv_memory mem;

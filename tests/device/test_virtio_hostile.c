@@ -20,8 +20,8 @@
 static struct hv_memory mem;
 static struct hv_device *dev;
 static struct ring rings[QUEUES];
-static struct ring *r = rings;        /* the one that is written to */
-static unsigned queues = 1;           /* that the driver sets up */
+static struct ring *r = rings;         /* the one that is written to */
+static unsigned queues = 1;            /* that the driver sets up */
 static void (*any_request)(uint8_t *); /* what is honest enough to be looked at, in 16 bytes */
 static void (*between)(void);          /* what the host does meanwhile */
 static uint64_t state;

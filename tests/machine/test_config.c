@@ -104,22 +104,38 @@ Test(config, takes_good_values)
 Test(config, refuses_bad_values_with_a_sentence_and_changes_nothing)
 {
 	static const char *const bad[][2] = {
-		{"name", ""},           {"name", "a/b"},
-		{"name", ".hidden"},    {"name", "-x"},
-		{"mem", "0"},           {"mem", "12Q"},
-		{"mem", "-1"},          {"mem", "99999999999G"},
-		{"cpus", "0"},          {"cpus", "65"},
-		{"cpus", "1e3"},        {"boot", "bios"},
-		{"serial", "tty"},      {"serial", "unix:"},
-		{"serial", "stdiox"},   {"irqchip", "maybe"},
-		{"gdb", "tcp:0"},       {"gdb", "tcp:65536"},
-		{"gdb", "1234"},        {"gdb", "unix:"},
-		{"timeout", "-1"},      {"timeout", "soon"},
-		{"sandbox", "perhaps"}, {"load-addr", "0x100000000"},
-		{"cpu", "pentium"},     {"trace", ""},
-		{"image", ""},          {"console", "tty"},
-		{"agent", "unix:"},     {"agent", "none,name="},
-		{"agent", "none,name=a b"}, {"agent", "none,name=a/b"},
+		{"name", ""},
+		{"name", "a/b"},
+		{"name", ".hidden"},
+		{"name", "-x"},
+		{"mem", "0"},
+		{"mem", "12Q"},
+		{"mem", "-1"},
+		{"mem", "99999999999G"},
+		{"cpus", "0"},
+		{"cpus", "65"},
+		{"cpus", "1e3"},
+		{"boot", "bios"},
+		{"serial", "tty"},
+		{"serial", "unix:"},
+		{"serial", "stdiox"},
+		{"irqchip", "maybe"},
+		{"gdb", "tcp:0"},
+		{"gdb", "tcp:65536"},
+		{"gdb", "1234"},
+		{"gdb", "unix:"},
+		{"timeout", "-1"},
+		{"timeout", "soon"},
+		{"sandbox", "perhaps"},
+		{"load-addr", "0x100000000"},
+		{"cpu", "pentium"},
+		{"trace", ""},
+		{"image", ""},
+		{"console", "tty"},
+		{"agent", "unix:"},
+		{"agent", "none,name="},
+		{"agent", "none,name=a b"},
+		{"agent", "none,name=a/b"},
 		{"agent", "none,name=01234567890123456789012345678901234567890123456789012345678901234"},
 		{"balloon", "maybe"},
 	};
@@ -208,7 +224,8 @@ Test(config, a_file_has_keys_values_quotes_and_comments)
 
 Test(config, relative_paths_in_a_file_count_from_it_everywhere)
 {
-	load("agent unix:b.sock,name=x\nserial unix:a.sock\ngdb unix:g.sock\ntrace t.json\ninitrd 'm.bin one two'\n");
+	load("agent unix:b.sock,name=x\nserial unix:a.sock\ngdb unix:g.sock\ntrace t.json\ninitrd 'm.bin one "
+	     "two'\n");
 	cr_assert_str_empty(err.text);
 	cr_assert_str_eq(c.serial.path, "/tmp/a.sock");
 	cr_assert_str_eq(c.agent.path, "/tmp/b.sock");

@@ -73,8 +73,7 @@ int terminal_init(struct terminal *t, const struct hv_config *config, struct hv_
 {
 	memset(t, 0, sizeof(*t));
 	t->on_console = config->has_console && config->console.kind == HV_CHARDEV_STDIO;
-	t->keyboard =
-		(t->on_console || config->serial.kind == HV_CHARDEV_STDIO) && isatty(STDIN_FILENO);
+	t->keyboard = (t->on_console || config->serial.kind == HV_CHARDEV_STDIO) && isatty(STDIN_FILENO);
 	pthread_mutex_init(&t->lock, NULL);
 	t->line_fd = -1;
 	if (!t->keyboard)

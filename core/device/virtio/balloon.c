@@ -1,7 +1,7 @@
 /*
- * The balloon device: the host says how many pages it wants, the driver takes them from the guest's kernel and
- * tells which, and the host has them until the driver takes them back. It calls the transport, its worker,
- * guest memory, the log and base.
+ * The balloon device: the host says how many pages it wants, the driver takes them from the guest's kernel
+ * and tells which, and the host has them until the driver takes them back. It calls the transport, its
+ * worker, guest memory, the log and base.
  *
  * Rules: virtio 1.2, section 5.5. What the queues carry:
  *
@@ -51,10 +51,10 @@ enum { /* the configuration space (5.5.4): offsets of its fields */
 #define STATS_MAX    64u   /* of one buffer; what follows is not looked at */
 
 static const char *const stat_names[HV_BALLOON_STATS] = {
-	"stat-swap-in",        "stat-swap-out",      "stat-major-faults",     "stat-minor-faults",
-	"stat-free-memory",    "stat-total-memory",  "stat-available-memory", "stat-disk-caches",
-	"stat-htlb-pgalloc",   "stat-htlb-pgfail",   "stat-oom-kills",        "stat-alloc-stalls",
-	"stat-async-scans",    "stat-direct-scans",  "stat-async-reclaims",   "stat-direct-reclaims",
+	"stat-swap-in",      "stat-swap-out",     "stat-major-faults",     "stat-minor-faults",
+	"stat-free-memory",  "stat-total-memory", "stat-available-memory", "stat-disk-caches",
+	"stat-htlb-pgalloc", "stat-htlb-pgfail",  "stat-oom-kills",        "stat-alloc-stalls",
+	"stat-async-scans",  "stat-direct-scans", "stat-async-reclaims",   "stat-direct-reclaims",
 };
 
 struct balloon {
@@ -114,7 +114,8 @@ static void give_back_page(struct balloon *b, uint64_t page, struct tally *t)
 	int rc = hv_memory_discard(b->v.host.mem, page * PAGE, PAGE);
 
 	t->given += rc == 0;
-	if (rc == 0 || rc == -EBUSY) /* kept for someone: in the balloon all the same, it just costs the host */
+	if (rc == 0 ||
+	    rc == -EBUSY) /* kept for someone: in the balloon all the same, it just costs the host */
 		return;
 	t->refused++;
 	hv_log(b->v.host.log, b->warned ? HV_LOG_INFO : HV_LOG_WARN,
@@ -278,7 +279,8 @@ static bool balloon_step(struct hv_virtio *v)
 	struct balloon *b = balloon_of(v);
 	bool done = inflate(b) | deflate(b) | take_stats(b);
 
-	for (unsigned queue = hv_virtio_has(v, F_STATS_VQ) ? QUEUE_STATS + 1 : QUEUE_STATS; queue < QUEUES; queue++)
+	for (unsigned queue = hv_virtio_has(v, F_STATS_VQ) ? QUEUE_STATS + 1 : QUEUE_STATS; queue < QUEUES;
+	     queue++)
 		done |= take_report(b, queue);
 	return done;
 }
@@ -419,10 +421,11 @@ static int balloon_load(struct hv_virtio *v, struct hv_decoder *d, struct hv_err
 	uint8_t awaited = hv_dec_u8(d);
 
 	if (target > b->pages || awaited > 1 || done % STEP_NUMBERS)
-		return hv_fail_unsafe(err,
-				      "saved state: device '%s' has a balloon that this VM can't have; the data "
-				      "is damaged, or the VM had more memory",
-				      v->name);
+		return hv_fail_unsafe(
+			err,
+			"saved state: device '%s' has a balloon that this VM can't have; the data "
+			"is damaged, or the VM had more memory",
+			v->name);
 	hv_put_le32(v->config + CONFIG_NUM_PAGES, target);
 	hv_put_le32(v->config + CONFIG_POISON, poison);
 	set_actual(b, actual);
@@ -435,7 +438,8 @@ static void balloon_describe(struct hv_virtio *v, char *buf, size_t size)
 {
 	const struct balloon *b = balloon_of(v);
 
-	snprintf(buf, size, "target %u pages, actual %u, %llu bytes given back, %llu reported, %llu pages refused",
+	snprintf(buf, size,
+		 "target %u pages, actual %u, %llu bytes given back, %llu reported, %llu pages refused",
 		 hv_le32(v->config + CONFIG_NUM_PAGES), hv_le32(v->config + CONFIG_ACTUAL),
 		 (unsigned long long)b->given_back, (unsigned long long)b->reported,
 		 (unsigned long long)b->refused);

@@ -17,11 +17,11 @@
  *   PORT_OPEN: an agent came ------->
  *                            <-------   RESIZE, PORT_OPEN: what changes on the host later on
  *
- * Bytes wait where they are. To the host, the worker (or for a few, the vCPU) hands over what the chardev takes without waiting, and
- * leaves the rest in the guest's buffer, whose place in the queue it gives up meanwhile: so no chain is ever
- * out between two steps, and a save only has to know how far into the first buffer the host has got. To the
- * guest, the chardev keeps what finds no buffer or no open port, and stops reading from its client. Messages
- * that are due are bits and no list, so none needs room.
+ * Bytes wait where they are. To the host, the worker (or for a few, the vCPU) hands over what the chardev
+ * takes without waiting, and leaves the rest in the guest's buffer, whose place in the queue it gives up
+ * meanwhile: so no chain is ever out between two steps, and a save only has to know how far into the first
+ * buffer the host has got. To the guest, the chardev keeps what finds no buffer or no open port, and stops
+ * reading from its client. Messages that are due are bits and no list, so none needs room.
  *
  * A driver without MULTIPORT has port 0 only, and doesn't say when it listens: buffers in its queue say it.
  */
@@ -220,8 +220,7 @@ static void port_is_ready(struct port *p)
 {
 	p->ready = true;
 	p->due = (p->number == 0 ? DUE_CONSOLE : 0) | (p->name[0] ? DUE_NAME : 0) |
-		 (p->host_open ? DUE_OPENED : 0) |
-		 (p->number == 0 && has_size(p->console) ? DUE_RESIZE : 0);
+		 (p->host_open ? DUE_OPENED : 0) | (p->number == 0 && has_size(p->console) ? DUE_RESIZE : 0);
 }
 
 static void wants_input(struct port *p)
@@ -324,9 +323,9 @@ static bool transmit(struct port *p)
 }
 
 /*
- * Linux waits for its console with interrupts off, 16 bytes at a time. So the vCPU that has just printed a few
- * hands them over itself, as that doesn't wait, and finds them gone when it enters the guest again. What is
- * more, and what the host doesn't take, is left to the worker; so is all while that is at work.
+ * Linux waits for its console with interrupts off, 16 bytes at a time. So the vCPU that has just printed a
+ * few hands them over itself, as that doesn't wait, and finds them gone when it enters the guest again. What
+ * is more, and what the host doesn't take, is left to the worker; so is all while that is at work.
  */
 static void transmit_now(struct port *p)
 {
@@ -497,8 +496,7 @@ static int load_port(struct port *p, struct hv_decoder *d, struct hv_error *err)
 	uint32_t sent = hv_dec_u32(d);
 
 	if (flags & ~(unsigned)SAVED_ALL || due & ~(unsigned)DUE_ALL ||
-	    ((due || flags & (SAVED_READY | SAVED_GUEST_OPEN)) &&
-	     !(p->there && has_multiport(p->console))) ||
+	    ((due || flags & (SAVED_READY | SAVED_GUEST_OPEN)) && !(p->there && has_multiport(p->console))) ||
 	    (due & (DUE_NAME | DUE_CONSOLE | DUE_RESIZE) && !(flags & SAVED_READY)))
 		return hv_fail_unsafe(err,
 				      "saved state: device '%s' has a port that it can't have; the data is "
@@ -508,7 +506,7 @@ static int load_port(struct port *p, struct hv_decoder *d, struct hv_error *err)
 	p->guest_open = flags & SAVED_GUEST_OPEN;
 	p->host_open = flags & SAVED_HOST_OPEN;
 	p->due = due;
-	p->sent = sent; /* checked against the chain when there is one */
+	p->sent = sent;                    /* checked against the chain when there is one */
 	set_host_open(p, host_is_open(p)); /* which may be another host's by now */
 	return 0;
 }
@@ -532,10 +530,11 @@ static void console_describe(struct hv_virtio *v, char *buf, size_t size)
 	for (const struct port *p = console_of(v)->ports; p < console_of(v)->ports + HV_CONSOLE_PORTS; p++) {
 		if (!p->there || used >= size)
 			continue;
-		used += (size_t)snprintf(buf + used, size - used, "%s%s: guest %s, host %s, %llu in, %llu out",
-					 used ? "; " : "", p->number ? p->name : "console",
-					 p->guest_open ? "open" : "closed", p->host_open ? "open" : "closed",
-					 (unsigned long long)p->in, (unsigned long long)p->out);
+		used += (size_t)snprintf(buf + used, size - used,
+					 "%s%s: guest %s, host %s, %llu in, %llu out", used ? "; " : "",
+					 p->number ? p->name : "console", p->guest_open ? "open" : "closed",
+					 p->host_open ? "open" : "closed", (unsigned long long)p->in,
+					 (unsigned long long)p->out);
 	}
 }
 

@@ -7,9 +7,9 @@
 #include "device/chardev.h"
 #include "device/virtio/virtio.h"
 
-#define HV_CONSOLE_PORTS     2  /* port 0 is the console, port 1 the channel */
-#define HV_CONSOLE_NAME_MAX  64 /* bytes of a port's name */
-#define HV_CONSOLE_AGENT     "org.qemu.guest_agent.0" /* the name that guests' agents look for */
+#define HV_CONSOLE_PORTS    2                        /* port 0 is the console, port 1 the channel */
+#define HV_CONSOLE_NAME_MAX 64                       /* bytes of a port's name */
+#define HV_CONSOLE_AGENT    "org.qemu.guest_agent.0" /* the name that guests' agents look for */
 
 struct hv_console_port {
 	bool there;

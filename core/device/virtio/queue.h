@@ -99,8 +99,9 @@ void hv_virtq_stop(struct hv_virtq *q);
 int hv_virtq_pop(struct hv_virtq *q, struct hv_virtq_chain *chain);
 
 /*
- * Undoes the last hv_virtq_pop: its chain is not out any more, and the next pop gives what stands in its place
- * then, which a hostile driver may have changed. For a device that can't finish a chain now and won't keep it.
+ * Undoes the last hv_virtq_pop: its chain is not out any more, and the next pop gives what stands in its
+ * place then, which a hostile driver may have changed. For a device that can't finish a chain now and won't
+ * keep it.
  */
 void hv_virtq_put_back(struct hv_virtq *q, const struct hv_virtq_chain *chain);
 
