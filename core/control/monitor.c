@@ -347,7 +347,7 @@ const struct hv_monitor_command hv_monitor_commands[] = {
 	 NULL, false, false, parse_balloon, hv_text_done},
 	{"inject", "nmi|irq LINE", "an NMI to all vCPUs, or a pulse on an interrupt line (0 to 23)", NULL,
 	 inject_words, false, false, parse_inject, hv_text_done},
-	{"send", "[-n] TEXT", "type TEXT and Enter on the serial line",
+	{"send", "[-n] TEXT", "type TEXT and Enter on the serial line, or a console in its place",
 	 "-n leaves Enter out. \\n \\r \\t \\e \\\\ and \\xNN (01 to 7f) in TEXT stand for the usual "
 	 "characters.\n",
 	 NULL, false, false, parse_send, hv_text_send},

@@ -81,7 +81,7 @@ static void add_bus(json_t *list, const struct hv_bus *bus)
 {
 	for (unsigned i = 0; bus && i < bus->count; i++) {
 		const struct hv_bus_range *r = &bus->ranges[i];
-		char text[256] = "";
+		char text[512] = "";
 
 		if (r->dev->ops->describe) {
 			pthread_mutex_lock(&r->dev->lock);

@@ -197,20 +197,29 @@ static int inject_irq(struct hv_qmp_session *s, const json_t *args, json_t **res
 	return hv_machine_irq(s->machine, (unsigned)irq, err);
 }
 
+/* Where a person types: the serial line, or a virtio console that has taken its place. */
+static struct hv_chardev *typed_line(struct hv_machine *m)
+{
+	struct hv_chardev *console = hv_machine_console_chardev(m);
+
+	return console && hv_machine_config(m)->serial.kind == HV_CHARDEV_NONE ? console
+									       : hv_machine_chardev(m);
+}
+
 static int send_text(struct hv_qmp_session *s, const json_t *args, json_t **result, struct hv_error *err)
 {
 	const json_t *data = json_object_get(args, "data");
-	struct hv_chardev *serial = hv_machine_chardev(s->machine);
+	struct hv_chardev *line = typed_line(s->machine);
 	size_t length = json_string_length(data), sent;
 
-	if (!serial)
+	if (!line)
 		return hv_fail(err, ENODEV, "this VM has no serial line");
 	if (hv_machine_state(s->machine) == HV_STATE_ENDED)
 		return hv_fail(err, ESHUTDOWN, "the VM has ended");
-	sent = hv_chardev_inject(serial, json_string_value(data), length);
+	sent = hv_chardev_inject(line, json_string_value(data), length);
 	if (sent < length)
 		return hv_fail(err, EAGAIN,
-			       "the guest took %zu of %zu bytes: it does not read its serial line; try again "
+			       "the guest took %zu of %zu bytes: it does not read its line; try again "
 			       "when it does (is it paused?)",
 			       sent, length);
 	*result = json_pack("{s:I}", "sent", (json_int_t)sent);

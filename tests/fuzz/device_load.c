@@ -11,6 +11,8 @@
 #include <string.h>
 
 #include "device/devices.h"
+#include "device/virtio/balloon.h"
+#include "device/virtio/console.h"
 #include "device/virtio/virtio.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -79,7 +81,41 @@ static int virtio_create(struct hv_device **dev)
 	return 0;
 }
 
-enum { SERIAL, DEBUGCON, DEBUGEXIT, I8042, RTC, FWCFG, POST, IOAPIC, POWER, PVPANIC, VIRTIO, KINDS };
+enum {
+	SERIAL,
+	DEBUGCON,
+	DEBUGEXIT,
+	I8042,
+	RTC,
+	FWCFG,
+	POST,
+	IOAPIC,
+	POWER,
+	PVPANIC,
+	VIRTIO,
+	CONSOLE,
+	BALLOON,
+	KINDS
+};
+
+static struct hv_memory guest; /* of the devices that have threads: these are held while they are looked at */
+
+static int threaded_create(unsigned kind, struct hv_device **dev)
+{
+	static const struct hv_console_port ports[HV_CONSOLE_PORTS] = {{.there = true},
+								       {.there = true, .name = "x"}};
+	struct hv_virtio_host host = {.mem = &guest, .irq = {.set = on_line}};
+	int rc;
+
+	hv_memory_init(&guest, NULL);
+	if (hv_memory_add(&guest, 0, 0x10000, false, NULL))
+		abort();
+	rc = kind == CONSOLE ? hv_virtio_console_create(&host, ports, dev, NULL)
+			     : hv_virtio_balloon_create(&host, NULL, NULL, dev, NULL);
+	if (!rc)
+		hv_device_hold(*dev, true);
+	return rc;
+}
 
 static struct hv_device *create(unsigned kind)
 {
@@ -116,6 +152,10 @@ static struct hv_device *create(unsigned kind)
 		break;
 	case VIRTIO:
 		rc = virtio_create(&dev);
+		break;
+	case CONSOLE:
+	case BALLOON:
+		rc = threaded_create(kind, &dev);
 		break;
 	case POWER:
 		rc = hv_power_create(power, &dev, NULL);
@@ -217,6 +257,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	pthread_mutex_lock(&dev->lock);
 	dev->ops->describe(dev, line, sizeof(line));
 	pthread_mutex_unlock(&dev->lock);
+	if (kind == CONSOLE || kind == BALLOON)
+		hv_device_hold(dev, false); /* and works off what it was left with */
 	hv_device_destroy(dev);
+	if (kind == CONSOLE || kind == BALLOON)
+		hv_memory_free(&guest);
 	return 0;
 }

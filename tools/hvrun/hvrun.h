@@ -42,7 +42,7 @@ struct terminal {
 	bool on_console;            /* that line is the virtio console, not the serial one */
 	int line_fd;                /* an eventfd: a line for the console is ready */
 
-	/* Of the serial line's thread. */
+	/* Of the line's thread. */
 	bool escape; /* Ctrl-A came last */
 	bool console;
 	unsigned skip; /* state within an escape sequence of a cursor key */

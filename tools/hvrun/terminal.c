@@ -1,8 +1,9 @@
 /*
  * The person's terminal: raw mode and its sure end, the escape keys, and the console's little line editor.
  *
- * Keys come in on the serial line's thread. A line for the console is handed to the main thread, since its
- * answer may have to wait for a vCPU, and that vCPU may be waiting for this very thread to take its output.
+ * Keys come in on the thread of the line (serial, or a virtio console). A line for the console is handed to
+ * the main thread, since its answer may have to wait for a vCPU, and that vCPU may be waiting for this very
+ * thread to take its output.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -89,7 +90,7 @@ void terminal_free(struct terminal *t)
 	pthread_mutex_destroy(&t->lock);
 }
 
-/* --- the console, on the serial line's thread --- */
+/* --- the console, on the line's thread --- */
 
 static void say(const char *text)
 {
