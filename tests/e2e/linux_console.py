@@ -187,7 +187,11 @@ def lines():
         qmp = Qmp("lines")
         shell(console)
         channel(agent, process)
-        state = qmp.state("virtio-console")
+        for _ in range(SECONDS):  # until the last client has been seen to go
+            state = qmp.state("virtio-console")
+            if "host closed" in state:
+                break
+            time.sleep(1)
         here("console: guest open, host open" in state and "test.agent.0: guest open, host closed" in state, "info devices tells", state)
         qmp("stop")
         here(qmp("query-status")["status"] == "paused", "the VM is paused")
