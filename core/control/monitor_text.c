@@ -38,8 +38,9 @@ static char *finish(FILE *out, char **text)
 char *hv_text_done(const struct hv_monitor_request *r, const json_t *result)
 {
 	static const char *const words[][2] = {
-		{"pause", "paused"},     {"resume", "running"}, {"stop", "the VM ends"},
-		{"quit", "the VM ends"}, {"reset", "reset"},    {"inject", "injected"},
+		{"pause", "paused"},         {"resume", "running"}, {"stop", "the VM ends"},
+		{"quit", "the VM ends"},     {"reset", "reset"},    {"inject", "injected"},
+		{"block_resize", "resized"},
 	};
 	char *text = NULL;
 

@@ -351,15 +351,27 @@ static const char *shutdown_reason(enum hv_end_reason reason, bool *guest)
 	}
 }
 
+/* QEMU's members; nothing here needs escaping in JSON. */
+static void io_error_data(const struct hv_io_error *e, char *data, size_t size)
+{
+	const char *reason = strerrordesc_np(e->error);
+
+	snprintf(data, size,
+		 ",\"data\":{\"device\":\"%s\",\"node-name\":\"%s\",\"operation\":\"write\","
+		 "\"action\":\"stop\",\"nospace\":true,\"reason\":\"%s\"}",
+		 e->device, e->device, reason ? reason : "no room");
+}
+
 /* hv_event_fn: called by the machine, and does no more than append to queues. */
 static void on_event(void *ctx, enum hv_event event, int detail)
 {
 	static const char *const names[] = {
-		[HV_EVENT_STOP] = "STOP",         [HV_EVENT_RESUME] = "RESUME", [HV_EVENT_RESET] = "RESET",
-		[HV_EVENT_SHUTDOWN] = "SHUTDOWN", [HV_EVENT_DEBUG] = "STOP",
+		[HV_EVENT_STOP] = "STOP",   [HV_EVENT_RESUME] = "RESUME",
+		[HV_EVENT_RESET] = "RESET", [HV_EVENT_SHUTDOWN] = "SHUTDOWN",
+		[HV_EVENT_DEBUG] = "STOP",  [HV_EVENT_IO_ERROR] = "BLOCK_IO_ERROR",
 	};
 	struct hv_qmp_server *s = ctx;
-	char line[256], data[96] = "";
+	char line[512], data[320] = "";
 	struct timespec ts;
 	bool guest;
 	int n;
@@ -373,6 +385,8 @@ static void on_event(void *ctx, enum hv_event event, int detail)
 		guest = detail != 0;
 		snprintf(data, sizeof(data), ",\"data\":{\"guest\":%s,\"reason\":\"%s\"}",
 			 guest ? "true" : "false", guest ? "guest-reset" : "host-qmp-system-reset");
+	} else if (event == HV_EVENT_IO_ERROR) {
+		io_error_data(hv_machine_io_error(s->machine), data, sizeof(data));
 	}
 	clock_gettime(CLOCK_REALTIME, &ts);
 	n = snprintf(line, sizeof(line),

@@ -353,7 +353,7 @@ const struct hv_config_option hv_config_options[] = {
 	{"load-addr", "ADDR", "where a flat image goes and starts (0x1000)"},
 	{"initrd", "FILE", "Linux's initrd, or a module for multiboot or PVH; may be given again"},
 	{"append", "STRING", "the guest's command line"},
-	{"disk", "FILE", "a virtio disk; FILE[,format=F][,ro][,serial=S]; may be given again"},
+	{"disk", "FILE", "a virtio disk; FILE[,format=F][,ro][,cache=C][,serial=S]; may be given again"},
 	{"rng", NULL, "a virtio device that gives random bytes"},
 	{"serial", "WHERE", "stdio, none, pty, file:PATH or unix:PATH (stdio)"},
 	{"cpu", "MODEL", "host or baseline, and ,-feature to take one away (host)"},

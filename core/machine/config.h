@@ -44,12 +44,13 @@ struct hv_config {
 	bool stats, verbose, sandbox;
 };
 
-/* A disk's words: "FILE[,format=F][,ro][,serial=S]"; a comma in a value is written twice. */
+/* A disk's words: "FILE[,format=F][,ro][,cache=C][,serial=S]"; a comma in a value is written twice. */
 struct hv_disk_spec {
 	char path[HV_CHARDEV_PATH_MAX];
 	char format[16]; /* "": found out by content */
 	char serial[21]; /* at most 20 characters */
 	bool readonly;
+	bool direct; /* cache=none */
 };
 
 /* One option, as `hvrun --help` and hv_config_set know it. */

@@ -8,8 +8,9 @@
 #include "device/virtio/blk.h"
 #include "drive_virtio.h"
 
-#define ROUNDS 100000u
-#define SIZE   8u
+#define ROUNDS  100000u
+#define SIZE    8u
+#define F_FLUSH (1ull << 9)
 
 static struct hv_memory mem;
 static struct hv_device *dev;
@@ -71,7 +72,7 @@ static void restart(uint64_t features)
 	set_idx(&r, 0);
 	memset(guest_at(&r, r.used, 0x100), 0, 0x100);
 	r.seen = 0;
-	negotiate(dev, HV_VIRTIO_F_VERSION_1 | features);
+	negotiate(dev, HV_VIRTIO_F_VERSION_1 | (F_FLUSH & offered_features(dev)) | features);
 	set_up_queue(dev, &r, 0);
 	driver_ok(dev);
 	cr_assert_eq(reg(dev, MMIO_STATUS), 0x0f);
@@ -152,15 +153,16 @@ Test(virtio_hostile, no_ring_harms_the_block_device, .disabled = RACES_ARE_TOLD)
 {
 	struct hv_virtio_host host = {.mem = &mem};
 	char path[] = "/tmp/hv-blk-XXXXXX";
-	struct hv_disk *disk;
+	const struct hv_blk_options options = {.format = "raw"};
+	struct hv_blk_image *disk;
 	int fd = mkstemp(path);
 
 	cr_assert(fd >= 0);
 	cr_assert_eq(ftruncate(fd, 64 * 512), 0);
-	cr_assert_eq(hv_blk_open(path, "raw", false, &disk, NULL), 0);
+	cr_assert_eq(hv_blk_open(path, &options, &disk, NULL), 0);
 	unlink(path);
 	close(fd);
-	cr_assert_eq(hv_virtio_blk_create(&host, disk, NULL, &dev, NULL), 0);
+	cr_assert_eq(hv_virtio_blk_create(&host, disk, NULL, 1, &dev, NULL), 0);
 	restart(0);
 	cr_assert_gt(torment(), 100);
 	restart(0);

@@ -76,7 +76,7 @@ head -c 1000 /dev/zero >"$TMP/odd"
 run 2 --disk "$TMP/odd,format=raw" "$GUESTS/virtio"
 says err 'no whole number of 512-byte sectors'
 run 2 --disk "$TMP/original,colour=red" "$GUESTS/virtio"
-says err "'colour=red' is none of ro, format=F, serial=S"
+says err "'colour=red' is none of ro, format=F, cache=C, serial=S"
 head -c 200 "$TMP/disk.qcow2" >"$TMP/cut"
 run 3 --disk "$TMP/cut,format=qcow2" "$GUESTS/virtio"
 says err "$TMP/cut"

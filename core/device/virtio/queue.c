@@ -266,6 +266,19 @@ int hv_virtq_pop(struct hv_virtq *q, struct hv_virtq_chain *chain)
 	return 1;
 }
 
+int hv_virtq_again(struct hv_virtq *q, uint16_t head, uint16_t place, struct hv_virtq_chain *chain)
+{
+	chain->place = place;
+	chain->head = head;
+	chain->count = chain->readable = 0;
+	chain->read_length = chain->write_length = 0;
+	/* In order, places are where the used ring goes on; otherwise nobody looks at them. */
+	if (!q->started || head >= q->size ||
+	    (q->in_order && (uint16_t)(place - q->returned) >= (uint16_t)(q->taken - q->returned)))
+		return -EBADMSG;
+	return walk(q, chain) ? -EBADMSG : 0;
+}
+
 /* --- the used ring --- */
 
 /* The entry first, then the index that shows it. */

@@ -98,6 +98,10 @@ void hv_virtq_stop(struct hv_virtq *q);
  */
 int hv_virtq_pop(struct hv_virtq *q, struct hv_virtq_chain *chain);
 
+/* A chain that was popped before and never given back, after its queue was started anew with all else as it
+ * was: by its head and place. 0, or -EBADMSG and the queue is as it was. */
+int hv_virtq_again(struct hv_virtq *q, uint16_t head, uint16_t place, struct hv_virtq_chain *chain);
+
 /*
  * Gives a chain back after `written` bytes at the start of its writable part were written. Chains may come
  * back in any order; with IN_ORDER negotiated the driver sees them in the order in which it made them
