@@ -25,9 +25,6 @@ struct hv_blk_ring {
 	bool armed;
 };
 
-/* user_data of the kick; others are pointers. */
-#define KICK 1u
-
 /* liburing 2.3 has functions for these two, and its shared object hides them. */
 static int ask(const struct io_uring *ring, unsigned what, void *list, unsigned count)
 {
@@ -125,7 +122,7 @@ void hv_blk_ring_wait(struct hv_blk_ring *r, int kick)
 
 	if (sqe) {
 		io_uring_prep_read(sqe, kick, &r->count, sizeof(r->count), 0);
-		io_uring_sqe_set_data64(sqe, KICK);
+		io_uring_sqe_set_data(sqe, r); /* no request of the guest is there */
 		r->armed = true;
 	}
 	rc = io_uring_submit_and_wait(&r->ring, 1);
@@ -139,12 +136,12 @@ struct hv_blk_out *hv_blk_ring_next(struct hv_blk_ring *r, int *answer, bool *ki
 	struct io_uring_cqe *cqe;
 
 	while (io_uring_peek_cqe(&r->ring, &cqe) == 0) {
-		uint64_t data = io_uring_cqe_get_data64(cqe);
+		void *data = io_uring_cqe_get_data(cqe);
 
 		*answer = cqe->res;
 		io_uring_cqe_seen(&r->ring, cqe);
-		if (data != KICK)
-			return (struct hv_blk_out *)(uintptr_t)data;
+		if (data != r)
+			return data;
 		r->armed = false;
 		*kicked = true;
 	}
