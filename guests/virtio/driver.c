@@ -39,6 +39,8 @@ enum { ACKNOWLEDGE = 1, DRIVER = 2, DRIVER_OK = 4, FEATURES_OK = 8 };
 
 #define VECTOR_VIRTIO 50 /* and those behind it, one a window */
 
+uint64_t virtio_base = 0xd0000000;
+
 static volatile unsigned interrupts;
 
 static void barrier(void)
@@ -87,12 +89,6 @@ uint32_t virtio_config(const struct virtio *v, unsigned offset)
 	return get(v->window, REG_CONFIG + offset);
 }
 
-static void set_address(unsigned window, unsigned reg, const void *at)
-{
-	set(window, reg, (uint32_t)(uint64_t)at);
-	set(window, reg + 4, (uint32_t)((uint64_t)at >> 32));
-}
-
 static uint64_t offered(unsigned window)
 {
 	uint64_t low;
@@ -116,8 +112,11 @@ static bool agree(struct virtio *v, uint64_t wanted)
 	return get(w, REG_STATUS) & FEATURES_OK;
 }
 
-bool virtio_start(struct virtio *v, unsigned window, uint64_t wanted)
+/* Up to the queue, which is ready if the device took it. */
+static bool set_up(struct virtio *v, unsigned window, uint64_t wanted, const uint64_t areas[3])
 {
+	static const unsigned regs[3] = {REG_TABLE, REG_AVAILABLE, REG_USED};
+
 	memset(v, 0, sizeof(*v));
 	v->window = window;
 	set(window, REG_STATUS, 0);
@@ -129,14 +128,48 @@ bool virtio_start(struct virtio *v, unsigned window, uint64_t wanted)
 	if (get(window, REG_QUEUE_NUM_MAX) < VIRTIO_QUEUE_SIZE)
 		return false;
 	set(window, REG_QUEUE_NUM, VIRTIO_QUEUE_SIZE);
-	set_address(window, REG_TABLE, v->table);
-	set_address(window, REG_AVAILABLE, &v->available);
-	set_address(window, REG_USED, &v->used);
+	for (unsigned i = 0; i < 3; i++) {
+		set(window, regs[i], (uint32_t)areas[i]);
+		set(window, regs[i] + 4, (uint32_t)(areas[i] >> 32));
+	}
 	set(window, REG_QUEUE_READY, 1);
-	trap_set(VECTOR_VIRTIO + window, on_interrupt);
-	ioapic_route(VIRTIO_PIN(window), (uint8_t)(VECTOR_VIRTIO + window), lapic_id(), false);
-	set(window, REG_STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
 	return get(window, REG_QUEUE_READY) == 1;
+}
+
+static bool start(struct virtio *v, unsigned window, uint64_t wanted, bool with_interrupt)
+{
+	const uint64_t areas[3] = {(uint64_t)v->table, (uint64_t)&v->available, (uint64_t)&v->used};
+
+	if (!set_up(v, window, wanted, areas))
+		return false;
+	if (with_interrupt) {
+		trap_set(VECTOR_VIRTIO + window, on_interrupt);
+		ioapic_route(VIRTIO_PIN(window), (uint8_t)(VECTOR_VIRTIO + window), lapic_id(), false);
+	}
+	set(window, REG_STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+	return true;
+}
+
+bool virtio_start(struct virtio *v, unsigned window, uint64_t wanted)
+{
+	return start(v, window, wanted, true);
+}
+
+bool virtio_begin(struct virtio *v, unsigned window, uint64_t wanted)
+{
+	return start(v, window, wanted, false);
+}
+
+bool virtio_has_indirect(const struct virtio *v)
+{
+	return v->features & F_INDIRECT;
+}
+
+uint32_t virtio_try_areas(struct virtio *v, unsigned window, const uint64_t areas[3])
+{
+	set_up(v, window, 0, areas);
+	set(window, REG_STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+	return get(window, REG_STATUS);
 }
 
 void virtio_submit(struct virtio *v, uint16_t head)
@@ -149,6 +182,11 @@ void virtio_submit(struct virtio *v, uint16_t head)
 	barrier();
 	if (!(v->features & F_EVENT_IDX) || v->used.avail_event == idx)
 		set(v->window, REG_NOTIFY, 0);
+}
+
+void virtio_notify(const struct virtio *v)
+{
+	set(v->window, REG_NOTIFY, 0);
 }
 
 /* Sleeps until the device has returned a chain. The check and the hlt are one step for interrupts. A device

@@ -2,14 +2,18 @@
  * virtio: finds the virtio devices and uses them. A disk's first sectors=N (default 64) sectors are read and
  * their FNV-1a checksum is printed; a disk that can be written gets them a second time, each byte changed by
  * 0xa5, right behind, and they are read back and checked. The entropy device gives bytes twice. With bad=1
- * each device first gets a chain that loops, must ask for a reset, and must work again after one. Ends by the
- * debug exit device: GUEST_OK, or GUEST_FAILED when anything was not as it should be.
+ * each device first gets a chain that loops, must ask for a reset, and must work again after one. hostile=N
+ * first torments a disk with N random chains (seed=N for others than the usual ones) and a tenth as many
+ * whose buffers are the rings. bench=N measures the first disk, N times as long as usual, and does nothing
+ * else; mmio=ADDRESS says where the windows are on a machine that isn't hvrun's. Ends by the debug exit device: GUEST_OK, or GUEST_FAILED when anything was not as it should be.
  */
 #include "apic.h"
+#include "bench.h"
 #include "bootinfo.h"
 #include "console.h"
 #include "driver.h"
 #include "end.h"
+#include "hostile.h"
 #include "io.h"
 #include "memory.h"
 #include "start.h"
@@ -27,6 +31,8 @@ enum { BLK_CAPACITY = 0 };
 
 #define BLK_F_RO    (1ull << 5)
 #define BLK_F_FLUSH (1ull << 9)
+
+extern char page_tables[];
 
 static struct virtio dev;
 static uint8_t original[SECTORS_MAX * SECTOR], copy[SECTORS_MAX * SECTOR];
@@ -136,6 +142,20 @@ static void use_disk(unsigned window, unsigned sectors)
 		con_printf("window %u: %u sectors written and read back\n", window, sectors);
 }
 
+static void torment(const struct boot_info *boot, unsigned window, uint64_t rounds)
+{
+	struct hostile h = {
+		.window = window,
+		.rounds = rounds,
+		.seed = boot_option(boot, "seed", 0x9e3779b97f4a7c15),
+		.ram_end = boot_ram_end(boot, (uint64_t)original),
+	};
+
+	check(hostile_chains(&h), window, "it is hung");
+	h.rounds = rounds / 10 + 1;
+	hostile_rings(&h);
+}
+
 /* --- entropy --- */
 
 static void use_rng(unsigned window)
@@ -160,11 +180,16 @@ void guest_main(const struct boot_info *boot)
 
 	con_init(false);
 	trap_init();
+	write_cr3((uint64_t)page_tables); /* what CPL 3 may use, too */
 	sectors = (unsigned)boot_option(boot, "sectors", 64);
 	bad = boot_option(boot, "bad", 0) != 0;
 	if (sectors == 0 || sectors > SECTORS_MAX) {
 		con_printf("virtio: want sectors= from 1 to %u\n", SECTORS_MAX);
 		guest_exit(GUEST_FAILED);
+	}
+	virtio_base = boot_option(boot, "mmio", virtio_base);
+	if (boot_option(boot, "bench", 0)) {
+		guest_exit(bench_disk(0, (unsigned)boot_option(boot, "bench", 1)) ? GUEST_OK : GUEST_FAILED);
 	}
 	lapic_init(false);
 	for (unsigned w = 0; w < VIRTIO_WINDOWS; w++) {
@@ -175,6 +200,8 @@ void guest_main(const struct boot_info *boot)
 		found++;
 		if (bad)
 			provoke(w);
+		if (id == VIRTIO_BLK && boot_option(boot, "hostile", 0))
+			torment(boot, w, boot_option(boot, "hostile", 0));
 		if (id == VIRTIO_BLK)
 			use_disk(w, sectors);
 		else if (id == VIRTIO_RNG)
