@@ -2,7 +2,10 @@
  * A disk's plain data: bytes that lie in a file as they are (all of a raw image; of other formats the blocks
  * that are allocated and not compressed). libhvdisk says where; the kernel moves them straight between the
  * file and the guest's buffers, and many requests can be on their way at once. What it has in its cache is
- * there in one call; the rest goes through the ring. Without a ring, the worker waits for each.
+ * there in one call; the rest goes through the ring. A write into its cache is a copy, which the worker makes
+ * itself, unless others are on their way: to have it made by a thread of the kernel's costs two switches and
+ * gains nothing, as the kernel does buffered writes to one file one after the other. Without a ring, the
+ * worker waits for each.
  *
  * Order: requests that are on their way at the same time may be done in any order, as the driver has to
  * expect (5.2.6); a flush covers the writes that were given back before it came. Where a table may change,
@@ -286,6 +289,8 @@ static uint8_t move(struct blk *b, struct hv_blk_out *out, size_t length)
 		out->fd = image->direct;
 		if (!is_aligned(image, out))
 			return move_bounced(b, out, length);
+	} else if (out->write && b->worker.out == 0) {
+		return move_here(b, out);
 	} else if (!out->write && move_cached(out)) {
 		return STATUS_OK;
 	}
