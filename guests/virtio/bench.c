@@ -19,6 +19,8 @@
 
 enum { BLK_IN = 0, BLK_OUT = 1 };
 
+#define BLK_F_FLUSH (1ull << 9)
+
 struct scene {
 	const char *name;
 	uint32_t type, length, depth, count; /* length: bytes of a request */
@@ -122,7 +124,8 @@ bool bench_disk(unsigned window, unsigned scale)
 {
 	uint32_t failures = 0;
 
-	if (!virtio_start(&dev, window, 0) || !virtio_has_indirect(&dev)) {
+	/* A driver that can't flush would have each write on stable storage before its answer. */
+	if (!virtio_start(&dev, window, BLK_F_FLUSH) || !virtio_has_indirect(&dev)) {
 		con_printf("window %u: no disk for a measurement\n", window);
 		return false;
 	}

@@ -2,10 +2,9 @@
  * A disk's plain data: bytes that lie in a file as they are (all of a raw image; of other formats the blocks
  * that are allocated and not compressed). libhvdisk says where; the kernel moves them straight between the
  * file and the guest's buffers, and many requests can be on their way at once. What it has in its cache is
- * there in one call; the rest goes through the ring. A write into its cache is a copy, which the worker makes
- * itself, unless others are on their way: to have it made by a thread of the kernel's costs two switches and
- * gains nothing, as the kernel does buffered writes to one file one after the other. Without a ring, the
- * worker waits for each.
+ * there in one call; the rest goes through the ring. Reads and writes of the cache are copies: where there is
+ * one at a time, the worker makes it, and two switches are saved; where there are several and they are large,
+ * threads of the kernel's make them side by side. Without a ring, the worker waits for each.
  *
  * Order: requests that are on their way at the same time may be done in any order, as the driver has to
  * expect (5.2.6); a flush covers the writes that were given back before it came. Where a table may change,
@@ -22,6 +21,8 @@
 
 #include "base/bytes.h"
 #include "device/virtio/blk_impl.h"
+
+#define LARGE (128u << 10) /* bytes: a copy that takes longer than handing it to another thread */
 
 /* --- requests that aren't in hand --- */
 
@@ -280,6 +281,12 @@ void hv_blk_settle(struct blk *b)
 
 /* --- all together --- */
 
+/* Nothing else of this disk is there to be done, so nothing is held up when the worker does this itself. */
+static bool is_alone(const struct blk *b)
+{
+	return b->worker.out == 0 && !hv_virtq_has_more(&b->v.queues[b->queue]);
+}
+
 static uint8_t move(struct blk *b, struct hv_blk_out *out, size_t length)
 {
 	const struct hv_blk_image *image = b->image;
@@ -289,10 +296,11 @@ static uint8_t move(struct blk *b, struct hv_blk_out *out, size_t length)
 		out->fd = image->direct;
 		if (!is_aligned(image, out))
 			return move_bounced(b, out, length);
-	} else if (out->write && b->worker.out == 0) {
-		return move_here(b, out);
-	} else if (!out->write && move_cached(out)) {
-		return STATUS_OK;
+	} else if (!out->large || is_alone(b)) {
+		if (out->write && is_alone(b))
+			return move_here(b, out);
+		if (!out->write && move_cached(out))
+			return STATUS_OK;
 	}
 	return image->ring ? hand_on(b, out) : move_here(b, out);
 }
@@ -315,6 +323,7 @@ uint8_t hv_blk_move(struct blk *b, const struct iovec *buffers, size_t skip, siz
 	out->write = write;
 	out->flush = false;
 	out->through = write && b->writethrough;
+	out->large = length >= LARGE;
 	status = move(b, out, length);
 	if (status != STATUS_LATER)
 		hv_blk_out_put(b, out);

@@ -266,6 +266,11 @@ int hv_virtq_pop(struct hv_virtq *q, struct hv_virtq_chain *chain)
 	return 1;
 }
 
+bool hv_virtq_has_more(const struct hv_virtq *q)
+{
+	return q->started && !q->broken && waiting(q) > 0;
+}
+
 int hv_virtq_again(struct hv_virtq *q, uint16_t head, uint16_t place, struct hv_virtq_chain *chain)
 {
 	chain->place = place;
