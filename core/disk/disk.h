@@ -209,6 +209,9 @@ int hv_disk_resize(struct hv_disk *disk, uint64_t size, struct hv_error *err);
  */
 int hv_disk_lock(struct hv_disk *disk, struct hv_error *err);
 
+/* Whether hv_disk_lock for writing would find anyone in the way at the file `path`: -EBUSY, else 0. */
+int hv_disk_lock_probe(const char *path, struct hv_error *err);
+
 /* --- creating --------------------------------------------------------------------------------------------- */
 
 struct hv_disk_create {

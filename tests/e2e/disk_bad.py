@@ -22,6 +22,16 @@ def run(spec, *more, **options):
     return hvrun("--timeout", 80 * STRETCH, "--disk", spec, *more, GUEST, limit=100 * STRETCH, **options)
 
 
+def hvmigrate(*args):
+    done = subprocess.run([os.environ["HVMIGRATE"], *map(str, args)], capture_output=True, text=True, check=False, timeout=LIMIT)
+    done.out, done.err = done.stdout, done.stderr
+    return done
+
+
+def declined(name, done, *words):
+    check(done.returncode == 1 and done.err.startswith("hvmigrate: ") and all(w in done.err for w in words), name, done.returncode, done.err)
+
+
 def works(name, done, *words):
     check(done.returncode == 33 and all(w in done.out + done.err for w in words), name, done.returncode, done.out, done.err)
 
@@ -95,6 +105,16 @@ class Vm(Running):
 with Vm("--disk", f"{good},format=raw") as vm:
     refused("a disk that another VM has", run(f"{good},format=raw"), 1, LOCKS)
     refused("the same to be read only", run(f"{good},format=raw,ro"), 1, LOCKS)
+    copy = TMP / "copy.raw"
+    for command in (["info", good], ["convert", good, copy], ["check", good], ["map", good], ["compare", good, good]):
+        declined(f"hvmigrate {command[0]} of it", hvmigrate(command[0], "-f", "raw", *command[1:]), LOCKS, "--force-share reads it all the same")
+    check(not copy.exists(), "nothing was made")
+    check(hvmigrate("convert", "-U", "-f", "raw", good, copy).returncode == 0 and copy.read_bytes() == good.read_bytes(), "--force-share")
+    for more in ([], ["--force"], ["--force", "-U"]):
+        declined(f"hvmigrate convert {more} onto it", hvmigrate("convert", *more, qcow2, good), "another process has it open")
+with Vm("--disk", f"{good},format=raw,ro") as vm:
+    check(hvmigrate("info", "-f", "raw", good).returncode == 0, "hvmigrate reads beside a VM that only reads")
+    declined("hvmigrate convert onto it", hvmigrate("convert", "--force", "-f", "qcow2", qcow2, good), "another process has it open")
 
 cut = disk("cut.raw")
 with Vm("--disk", f"{cut},format=raw") as vm:
