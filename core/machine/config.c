@@ -319,6 +319,17 @@ static int set_rng(struct hv_config *c, const char *key, const char *value, cons
 	return parse_bool(key, value, &c->rng, err);
 }
 
+static int set_acpi(struct hv_config *c, const char *key, const char *value, const char *folder,
+		    struct hv_error *err)
+{
+	bool acpi;
+	int rc = parse_bool(key, value, &acpi, err);
+
+	if (!rc)
+		c->no_acpi = !acpi;
+	return rc;
+}
+
 static int set_stats(struct hv_config *c, const char *key, const char *value, const char *folder,
 		     struct hv_error *err)
 {
@@ -339,9 +350,9 @@ static int set_sandbox(struct hv_config *c, const char *key, const char *value, 
 
 /* Which function sets which option, in the order of hv_config_options. */
 static set_fn *const setters[] = {
-	set_name,   set_mem,   set_cpus,    set_kernel, set_boot,    set_load_addr, set_initrd,
-	set_append, set_disk,  set_rng,     set_serial, set_cpu,     set_irqchip,   set_paused,
-	set_gdb,    set_trace, set_timeout, set_stats,  set_verbose, set_sandbox,
+	set_name,   set_mem,  set_cpus,    set_kernel,  set_boot,    set_load_addr, set_initrd,
+	set_append, set_disk, set_rng,     set_serial,  set_cpu,     set_irqchip,   set_acpi,
+	set_paused, set_gdb,  set_trace,   set_timeout, set_stats,   set_verbose,   set_sandbox,
 };
 
 const struct hv_config_option hv_config_options[] = {
@@ -358,6 +369,7 @@ const struct hv_config_option hv_config_options[] = {
 	{"serial", "WHERE", "stdio, none, pty, file:PATH or unix:PATH (stdio)"},
 	{"cpu", "MODEL", "host or baseline, and ,-feature to take one away (host)"},
 	{"irqchip", "KIND", "none, split or full (what the image needs)"},
+	{"acpi", "on|off", "off: describe the VM by an MP table and virtio_mmio.device= (on)"},
 	{"paused", NULL, "don't start the CPUs; hvctl resume does"},
 	{"gdb", "WHERE", "let gdb attach at tcp:PORT or unix:PATH"},
 	{"trace", "FILE", "write the last exits as a Chrome trace"},

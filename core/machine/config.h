@@ -33,6 +33,7 @@ struct hv_config {
 	char *disks[HV_DISKS_MAX]; /* as hv_disk_spec_parse reads them, paths resolved */
 	unsigned disk_count;
 	bool rng;
+	bool no_acpi; /* an MP table and virtio_mmio.device= on the command line instead */
 	struct hv_chardev_config serial;
 	struct hv_cpu_model cpu;
 	char *cpu_text; /* what cpu was parsed from, NULL: host */

@@ -183,7 +183,7 @@ void hv_config_write(const struct hv_config *c, FILE *out)
 		write_string(out, "append", "", c->append);
 	for (unsigned i = 0; i < c->disk_count; i++)
 		write_path(out, "disk", "", c->disks[i]);
-	fprintf(out, "rng %s\n", c->rng ? "yes" : "no");
+	fprintf(out, "rng %s\nacpi %s\n", c->rng ? "yes" : "no", c->no_acpi ? "off" : "on");
 	write_serial(out, &c->serial);
 	if (c->cpu_text)
 		write_string(out, "cpu", "", c->cpu_text);

@@ -5,7 +5,8 @@
  * each device first gets a chain that loops, must ask for a reset, and must work again after one. hostile=N
  * first torments a disk with N random chains (seed=N for others than the usual ones) and a tenth as many
  * whose buffers are the rings. bench=N measures the first disk, N times as long as usual, and does nothing
- * else; mmio=ADDRESS says where the windows are on a machine that isn't hvrun's. Ends by the debug exit device: GUEST_OK, or GUEST_FAILED when anything was not as it should be.
+ * else; words=1 prints the command line. mmio=ADDRESS says where the windows are on a machine that isn't
+ * hvrun's. Ends by the debug exit device: GUEST_OK, or GUEST_FAILED when anything was not as it should be.
  */
 #include "apic.h"
 #include "bench.h"
@@ -191,6 +192,8 @@ void guest_main(const struct boot_info *boot)
 	if (boot_option(boot, "bench", 0)) {
 		guest_exit(bench_disk(0, (unsigned)boot_option(boot, "bench", 1)) ? GUEST_OK : GUEST_FAILED);
 	}
+	if (boot_option(boot, "words", 0))
+		con_printf("command line: %s\n", boot->cmdline);
 	lapic_init(false);
 	for (unsigned w = 0; w < VIRTIO_WINDOWS; w++) {
 		uint32_t id = virtio_probe(w);

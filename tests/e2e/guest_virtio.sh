@@ -48,6 +48,13 @@ for chip in split full; do
 	is_changed "$TMP/original" "$TMP/disk,1.raw"
 done
 
+# --- without ACPI, Linux is told of the devices on its command line ---
+cp "$TMP/original" "$TMP/disk,1.raw"
+run 33 --acpi off --disk "$TMP/disk,,1.raw,format=raw" --rng --append 'sectors=8 words=1' "$GUESTS/virtio"
+says out 'command line: sectors=8 words=1 virtio_mmio.device=512@0xd0000000:16 virtio_mmio.device=512@0xd0001000:17'
+run 33 --disk "$TMP/disk,,1.raw,format=raw" --append 'sectors=8 words=1' "$GUESTS/virtio"
+grep -qx 'command line: sectors=8 words=1' "$TMP/out"
+
 # --- formats with tables ---
 for format in qcow2 vpc vhdx; do
 	options=
