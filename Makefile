@@ -38,7 +38,7 @@ ALL_CFLAGS  := -std=gnu17 -pthread -fPIC -fno-semantic-interposition -fvisibilit
 ALL_LDFLAGS := -pthread $(SANF) -Wl,-z,relro,-z,now -Wl,--as-needed $(LDFLAGS)
 
 # What the rooms of core stand on, by its pkg-config name.
-PKGS      := libelf capstone jansson
+PKGS      := libelf capstone jansson liburing
 DISK_PKGS := libdeflate libzstd libxxhash nettle libnbd libarchive expat
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) $(DISK_PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)

@@ -12,7 +12,7 @@ longmode_PARTS := start64.S $(GUEST_LIB)
 ticks_PARTS    := start64.S start32.S $(GUEST_LIB)
 smp_PARTS      := start64.S $(GUEST_LIB)
 dirty_PARTS    := start64.S $(GUEST_LIB)
-virtio_PARTS   := start64.S $(GUEST_LIB)
+virtio_PARTS   := start64.S start32.S $(GUEST_LIB)
 shell_PARTS    := multiboot.S start32.S $(GUEST_LIB)
 
 GUEST_CFLAGS := -std=gnu17 -O2 -g -m64 -ffreestanding -fno-builtin -fno-pic -static -mno-red-zone -mgeneral-regs-only \

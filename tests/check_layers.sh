@@ -18,7 +18,7 @@ allowed() { # file, its room, the room it includes
 	[ "$from" = "$to" ] && return 0
 	[ "$from" = disk ] && [ "$to" != base ] && return 1
 	[ "$to" = disk ] && case $file in
-	core/device/virtio/blk.*) return 0 ;;
+	core/device/virtio/blk*.*) return 0 ;;
 	core/*) [ "${floor[$from]}" -ge 4 ]; return ;;
 	esac
 	# device describes its interrupt lines with kvm's header; boot and device are neighbours.

@@ -87,7 +87,7 @@ fuzz: ## Fuzz each target of tests/fuzz for FUZZ_SECONDS (needs clang)
 fuzz-bins: $(FUZZ_BINS)
 
 bench-bins: tools guests labs $(BENCH_BINS) $(BENCH_IMAGES)
-bench: ## Measure the figures of README.md beside the peers found (BENCH_ARGS=disks or labs: only those)
+bench: ## Measure the figures of README.md beside the peers found (BENCH_ARGS=disks, labs or virtio: only those)
 	@tests/deps build
 	@$(MAKE) --no-print-directory bench-bins
 	@tests/bench/bench --build $(BUILD) $(BENCH_ARGS)

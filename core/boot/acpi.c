@@ -315,6 +315,8 @@ int hv_boot_put_acpi(const struct hv_boot_request *request, const struct hv_memo
 	*rsdp = 0;
 	if (!request->acpi || !hv_memory_at(mem, HV_BOOT_ACPI, HV_BOOT_ACPI_SIZE))
 		return 0;
+	if (request->without_acpi)
+		return hv_boot_put_mp(request, mem, err);
 	rc = hv_acpi_build(request->acpi, HV_BOOT_ACPI, &tables, err);
 	if (rc)
 		return rc;

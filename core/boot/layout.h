@@ -70,6 +70,9 @@ int hv_info_write(const struct hv_info *info, const struct hv_memory *mem, const
 int hv_boot_put_acpi(const struct hv_boot_request *request, const struct hv_memory *mem, uint64_t *rsdp,
 		     struct hv_error *err);
 
+/* mptable.c: the same board as an MP table, at 0xf0000, for a request that wants no ACPI tables. */
+int hv_boot_put_mp(const struct hv_boot_request *request, const struct hv_memory *mem, struct hv_error *err);
+
 /* start_info.c: modules, command line, memory map and the hvm_start_info that points to them. The structure
  * itself is at HV_BOOT_INFO_ADDR. */
 int hv_boot_start_info(const struct hv_boot_request *request, const struct hv_memory *mem,

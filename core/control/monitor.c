@@ -172,6 +172,19 @@ static int parse_dump(int argc, char **argv, struct hv_monitor_request *r, struc
 	return rc ? rc : set_file(r, argv[argc - 1], err);
 }
 
+static int parse_resize(int argc, char **argv, struct hv_monitor_request *r, struct hv_error *err)
+{
+	uint64_t size;
+	int rc;
+
+	if (argc != 3)
+		return usage(r, err);
+	rc = hv_parse_size("block_resize", argv[2], INT64_MAX, &size, err);
+	return rc ? rc
+		  : ask(r, "block_resize",
+			json_pack("{s:s, s:I}", "device", argv[1], "size", (json_int_t)size), err);
+}
+
 static const char *const trace_words[] = {"on", "off", "save", "status", NULL};
 
 static int parse_trace(int argc, char **argv, struct hv_monitor_request *r, struct hv_error *err)
@@ -345,6 +358,12 @@ const struct hv_monitor_command hv_monitor_commands[] = {
 	 "is less,\n"
 	 "in its own time: `info balloon` tells how far it is. The VM needs --balloon.\n",
 	 NULL, false, false, parse_balloon, hv_text_done},
+	{"block_resize", "DEVICE SIZE", "another size for a disk, such as virtio-blk0; the guest is told",
+	 "SIZE is in bytes, or with K, M, G. `info devices` lists the disks. Raw images grow and shrink; "
+	 "what lies "
+	 "behind\n"
+	 "a smaller size is lost.\n",
+	 NULL, false, false, parse_resize, hv_text_done},
 	{"inject", "nmi|irq LINE", "an NMI to all vCPUs, or a pulse on an interrupt line (0 to 23)", NULL,
 	 inject_words, false, false, parse_inject, hv_text_done},
 	{"send", "[-n] TEXT", "type TEXT and Enter on the serial line, or a console in its place",

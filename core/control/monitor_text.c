@@ -45,6 +45,7 @@ char *hv_text_done(const struct hv_monitor_request *r, const json_t *result)
 		{"reset", "reset"},
 		{"inject", "injected"},
 		{"balloon", "the guest is asked"},
+		{"block_resize", "resized"},
 	};
 	char *text = NULL;
 

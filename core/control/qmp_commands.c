@@ -128,6 +128,21 @@ static int inject_nmi(struct hv_qmp_session *s, const json_t *args, json_t **res
 	return rc;
 }
 
+static int block_resize(struct hv_qmp_session *s, const json_t *args, json_t **result, struct hv_error *err)
+{
+	const char *device = json_string_value(json_object_get(args, "device"));
+	const char *node = json_string_value(json_object_get(args, "node-name"));
+	json_int_t size = hv_qmp_int(args, "size", 0);
+
+	if (!device == !node)
+		return hv_fail(err, EINVAL,
+			       device ? "'device' and 'node-name' name the same thing: give one of them"
+				      : "Parameter 'device' is missing");
+	if (size <= 0)
+		return hv_fail(err, EINVAL, "Parameter 'size' expects a >0 size");
+	return hv_machine_resize_disk(s->machine, device ? device : node, (uint64_t)size, err);
+}
+
 static int getfd(struct hv_qmp_session *s, const json_t *args, json_t **result, struct hv_error *err)
 {
 	const char *name = json_string_value(json_object_get(args, "fdname"));
@@ -221,6 +236,10 @@ const struct hv_qmp_command hv_qmp_commands_qemu[] = {
 	{"quit", quit, false, {{0}}},
 	{"system_reset", system_reset, false, {{0}}},
 	{"inject-nmi", inject_nmi, false, {{0}}},
+	{"block_resize",
+	 block_resize,
+	 false,
+	 {{"device", 's', true}, {"node-name", 's', true}, {"size", 'i', false}}},
 	{"getfd", getfd, true, {{"fdname", 's', false}}},
 	{"closefd", closefd, true, {{"fdname", 's', false}}},
 	{"dump-guest-memory",

@@ -358,7 +358,7 @@ static const char *shutdown_reason(enum hv_end_reason reason, bool *guest)
 static void broadcast(struct hv_qmp_server *s, const char *name, const char *data)
 {
 	struct timespec ts;
-	char line[256];
+	char line[512];
 	int n;
 
 	clock_gettime(CLOCK_REALTIME, &ts);
@@ -398,15 +398,27 @@ static void balloon_event(struct hv_qmp_server *s)
 		ring(s->reap);
 }
 
+/* QEMU's members; nothing here needs escaping in JSON. */
+static void io_error_data(const struct hv_io_error *e, char *data, size_t size)
+{
+	const char *reason = strerrordesc_np(e->error);
+
+	snprintf(data, size,
+		 ",\"data\":{\"device\":\"%s\",\"node-name\":\"%s\",\"operation\":\"write\","
+		 "\"action\":\"stop\",\"nospace\":true,\"reason\":\"%s\"}",
+		 e->device, e->device, reason ? reason : "no room");
+}
+
 /* hv_event_fn: called by the machine, and does no more than append to queues. */
 static void on_event(void *ctx, enum hv_event event, int detail)
 {
 	static const char *const names[] = {
-		[HV_EVENT_STOP] = "STOP",         [HV_EVENT_RESUME] = "RESUME", [HV_EVENT_RESET] = "RESET",
-		[HV_EVENT_SHUTDOWN] = "SHUTDOWN", [HV_EVENT_DEBUG] = "STOP",
+		[HV_EVENT_STOP] = "STOP",   [HV_EVENT_RESUME] = "RESUME",
+		[HV_EVENT_RESET] = "RESET", [HV_EVENT_SHUTDOWN] = "SHUTDOWN",
+		[HV_EVENT_DEBUG] = "STOP",  [HV_EVENT_IO_ERROR] = "BLOCK_IO_ERROR",
 	};
 	struct hv_qmp_server *s = ctx;
-	char data[96] = "";
+	char data[320] = "";
 	bool guest;
 
 	if (event == HV_EVENT_BALLOON) {
@@ -422,6 +434,8 @@ static void on_event(void *ctx, enum hv_event event, int detail)
 		guest = detail != 0;
 		snprintf(data, sizeof(data), ",\"data\":{\"guest\":%s,\"reason\":\"%s\"}",
 			 guest ? "true" : "false", guest ? "guest-reset" : "host-qmp-system-reset");
+	} else if (event == HV_EVENT_IO_ERROR) {
+		io_error_data(hv_machine_io_error(s->machine), data, sizeof(data));
 	}
 	pthread_mutex_lock(&s->lock);
 	broadcast(s, names[event], data);

@@ -183,11 +183,34 @@ int hv_disk_flush(struct hv_disk *disk, struct hv_error *err);
 int hv_disk_may_write(const struct hv_disk *disk, struct hv_error *err);
 
 /*
+ * Where [offset, offset + length) lies, when all of it stands in one piece and as it is in one file, and,
+ * with write, when writing there changes nothing else. false: only hv_disk_read and hv_disk_write can. The
+ * descriptor stays the disk's; the answer holds until the tables change (hv_disk_zero, a write that
+ * allocates, hv_disk_resize).
+ */
+struct hv_disk_place {
+	int fd;
+	uint64_t at; /* in the file */
+};
+bool hv_disk_find_place(struct hv_disk *disk, uint64_t offset, uint64_t length, bool write,
+			struct hv_disk_place *place);
+
+/*
+ * Another size for a disk that is open for writing and has nothing under way: what is added reads as zeros,
+ * what lies behind a smaller size is lost. -ENOTSUP where the format can't, -EINVAL for a size that it can't
+ * have.
+ */
+int hv_disk_resize(struct hv_disk *disk, uint64_t size, struct hv_error *err);
+
+/*
  * Locks the files of the chain until close: those that are open for writing against everyone, the others
  * against writers. -EBUSY when another process, or another disk of this one, is in the way. Advisory; a file
  * system without locks is not refused.
  */
 int hv_disk_lock(struct hv_disk *disk, struct hv_error *err);
+
+/* Whether hv_disk_lock for writing would find anyone in the way at the file `path`: -EBUSY, else 0. */
+int hv_disk_lock_probe(const char *path, struct hv_error *err);
 
 /* --- creating --------------------------------------------------------------------------------------------- */
 

@@ -145,6 +145,11 @@ struct hv_disk_format {
 	int (*flush)(struct hv_disk *d,
 		     struct hv_error *err); /* tables to the file, ordered; files are synced by disk.c */
 
+	/* Another size, a multiple of the sector's, for hv_disk_resize; sets d->size. Lock held. NULL: it
+	 * can't.
+	 */
+	int (*resize)(struct hv_disk *d, uint64_t size, struct hv_error *err);
+
 	/* --- creating --- */
 
 	/*

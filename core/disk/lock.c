@@ -8,6 +8,7 @@
  * finds a lock on all of them in its way.
  */
 #include <fcntl.h>
+#include <unistd.h>
 
 #include "disk/disk_impl.h"
 
@@ -35,5 +36,23 @@ int hv_disk_lock(struct hv_disk *disk, struct hv_error *err)
 	for (const struct hv_disk *d = disk; d && rc == 0; d = d->parent)
 		for (unsigned i = 0; i < d->files && rc == 0; i++)
 			rc = lock_file(d->file[i], d->file[i]->writable, err);
+	return rc;
+}
+
+int hv_disk_lock_probe(const char *path, struct hv_error *err)
+{
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	int fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY), rc = 0;
+
+	if (fd < 0) { /* who may only read it can still see a writer */
+		fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+		lock.l_type = F_RDLCK;
+	}
+	if (fd < 0)
+		return 0;
+	if (fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK)
+		rc = hv_fail(err, EBUSY, "%s: another process has it open; end that one first, or give another name",
+			     path);
+	close(fd);
 	return rc;
 }

@@ -72,6 +72,17 @@ static int raw_zero(struct hv_disk *d, uint64_t offset, uint64_t length, struct 
 	return hv_disk_file_punch(d->file[0], offset, length, err);
 }
 
+static int raw_resize(struct hv_disk *d, uint64_t size, struct hv_error *err)
+{
+	int rc = hv_disk_file_resize(d->file[0], size, err);
+
+	if (rc == 0 && hv_disk_file_size(d->file[0]) != size) /* a block device has the size that it has */
+		rc = hv_fail(err, ENOTSUP, "%s: a block device can't be resized from here", d->path);
+	if (rc == 0)
+		d->size = size;
+	return rc;
+}
+
 static int raw_create(struct hv_disk *d, const struct hv_disk_create *create, struct hv_error *err)
 {
 	struct hv_disk_file *f = d->file[0];
@@ -110,6 +121,7 @@ const struct hv_disk_format hv_disk_format_raw = {
 	.place = raw_place,
 	.commit = raw_commit,
 	.zero = raw_zero,
+	.resize = raw_resize,
 	.create = raw_create,
 	.resume = raw_create,
 	.check = raw_check,

@@ -203,23 +203,52 @@ static struct hv_acpi acpi_of(const struct hv_machine *m, const struct hv_acpi_v
 	};
 }
 
+/*
+ * The guest's command line; where it is told of no virtio devices by ACPI, Linux is told of them here
+ * (Documentation/admin-guide/kernel-parameters, virtio_mmio.device=).
+ */
+static int command_line(const struct hv_machine *m, char **line, struct hv_error *err)
+{
+	const char *append = m->config.append ? m->config.append : "";
+	size_t size = strlen(append) + 1 + m->virtio_windows * 64u, used;
+
+	*line = malloc(size);
+	if (!*line)
+		return hv_fail(err, ENOMEM, "no memory for the command line");
+	used = (size_t)snprintf(*line, size, "%s", append);
+	for (unsigned i = 0; m->config.no_acpi && i < m->virtio_windows; i++)
+		used += (size_t)snprintf(*line + used, size - used, "%svirtio_mmio.device=%llu@0x%llx:%u",
+					 used ? " " : "", HV_VIRTIO_WINDOW_SIZE,
+					 HV_VIRTIO_WINDOW_BASE + i * HV_VIRTIO_WINDOW_STRIDE, hv_virtio_gsi(i));
+	if (used < HV_BOOT_CMDLINE_MAX)
+		return 0;
+	return hv_fail_usage(err,
+			     "append: with the virtio devices, which --acpi off adds, the command line is longer "
+			     "than %llu bytes",
+			     (unsigned long long)HV_BOOT_CMDLINE_MAX - 1);
+}
+
 int hv_board_boot(struct hv_machine *m, struct hv_error *err)
 {
 	const struct hv_config *c = &m->config;
 	struct hv_acpi_virtio virtio[HV_VIRTIO_WINDOWS];
 	const struct hv_acpi acpi = acpi_of(m, virtio, windows_of(m, virtio));
+	char *cmdline = NULL;
 	struct hv_boot_request request = {
 		.kind = c->boot,
 		.path = c->image,
 		.load_addr = c->load_addr,
-		.cmdline = c->append ? c->append : "",
 		.acpi = m->irqchip == HV_IRQCHIP_NONE ? NULL : &acpi, /* its CPUs have APICs */
+		.without_acpi = c->no_acpi,
 	};
 	struct hv_module modules[HV_MODULES_MAX] = {0};
 	void *image = NULL, *data[HV_MODULES_MAX] = {0};
 	int rc;
 
-	rc = hv_load_fd(m->image_fd, c->image, HV_IMAGE_MAX, &image, &request.size, err);
+	rc = command_line(m, &cmdline, err);
+	request.cmdline = cmdline;
+	if (!rc)
+		rc = hv_load_fd(m->image_fd, c->image, HV_IMAGE_MAX, &image, &request.size, err);
 	request.data = image;
 	request.modules = modules;
 	for (; !rc && request.module_count < c->initrd_count; request.module_count++) {
@@ -237,6 +266,7 @@ int hv_board_boot(struct hv_machine *m, struct hv_error *err)
 		rc = hv_entry_apply(&m->entry, &m->cpus[0].vcpu, &m->memory, err);
 	for (unsigned i = 0; i < c->initrd_count; i++)
 		hv_unload(data[i], modules[i].size);
+	free(cmdline);
 	hv_unload(image, request.size);
 	return rc;
 }

@@ -5,12 +5,27 @@
  * A disk's image is the one hostile file that is looked at before the sandbox closes: its tables lead to more
  * files (backing file, extents), and these have to be open by then.
  */
+#include <string.h>
+
 #include "device/virtio/balloon.h"
 #include "device/virtio/blk.h"
 #include "device/virtio/console.h"
 #include "device/virtio/types.h"
 #include "device/virtio/window.h"
 #include "machine/internal.h"
+
+static int open_disk(const struct hv_machine *m, const struct hv_disk_spec *spec, struct hv_blk_image **image,
+		     struct hv_error *err)
+{
+	struct hv_blk_options options = {
+		.format = spec->format[0] ? spec->format : NULL,
+		.readonly = spec->readonly,
+		.direct = spec->direct,
+		.log = m->log,
+	};
+
+	return hv_blk_open(spec->path, &options, image, err);
+}
 
 int hv_board_open_disks(struct hv_machine *m, struct hv_error *err)
 {
@@ -21,8 +36,7 @@ int hv_board_open_disks(struct hv_machine *m, struct hv_error *err)
 
 		rc = hv_disk_spec_parse(&spec, m->config.disks[i], err);
 		if (!rc)
-			rc = hv_blk_open(spec.path, spec.format[0] ? spec.format : NULL, spec.readonly,
-					 &m->disks[i], err);
+			rc = open_disk(m, &spec, &m->disks[i], err);
 		if (rc)
 			hv_error_prefix(err, "--disk");
 	}
@@ -46,6 +60,9 @@ static struct hv_virtio_host host_of(struct hv_machine *m)
 		.mem = &m->memory,
 		.irq = hv_board_irq(m, hv_virtio_gsi(window)),
 		.log = m->log,
+		.vm = &m->vm,
+		.full = hv_machine_stop_full,
+		.full_ctx = m,
 	};
 }
 
@@ -66,11 +83,20 @@ static int create_disk(struct hv_machine *m, unsigned i, struct hv_error *err)
 	int rc = hv_disk_spec_parse(&spec, m->config.disks[i], err);
 
 	if (!rc)
-		rc = hv_virtio_blk_create(&host, m->disks[i], spec.serial, &dev, err);
+		rc = hv_virtio_blk_create(&host, m->disks[i], spec.serial, m->cpu_count, &dev, err);
 	if (rc)
 		return rc;
 	m->disks[i] = NULL; /* the device has it */
+	m->disk_devices[i] = dev;
 	return place(m, dev, err);
+}
+
+int hv_machine_resize_disk(struct hv_machine *m, const char *name, uint64_t size, struct hv_error *err)
+{
+	for (unsigned i = 0; i < m->config.disk_count; i++)
+		if (m->disk_devices[i] && !strcmp(m->disk_devices[i]->ops->name, name))
+			return hv_virtio_blk_resize(m->disk_devices[i], size, err);
+	return hv_fail(err, ENODEV, "there is no disk '%.64s'; `info devices` lists the devices", name);
 }
 
 static int create_rng(struct hv_machine *m, struct hv_error *err)

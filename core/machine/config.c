@@ -369,6 +369,17 @@ static int set_balloon(struct hv_config *c, const char *key, const char *value, 
 	return parse_bool(key, value, &c->balloon, err);
 }
 
+static int set_acpi(struct hv_config *c, const char *key, const char *value, const char *folder,
+		    struct hv_error *err)
+{
+	bool acpi;
+	int rc = parse_bool(key, value, &acpi, err);
+
+	if (!rc)
+		c->no_acpi = !acpi;
+	return rc;
+}
+
 static int set_stats(struct hv_config *c, const char *key, const char *value, const char *folder,
 		     struct hv_error *err)
 {
@@ -389,9 +400,9 @@ static int set_sandbox(struct hv_config *c, const char *key, const char *value, 
 
 /* Which function sets which option, in the order of hv_config_options. */
 static set_fn *const setters[] = {
-	set_name,   set_mem, set_cpus,    set_kernel,  set_boot,    set_load_addr, set_initrd,  set_append,
-	set_disk,   set_rng, set_balloon, set_serial,  set_console, set_agent,     set_cpu,     set_irqchip,
-	set_paused, set_gdb, set_trace,   set_timeout, set_stats,   set_verbose,   set_sandbox,
+	set_name, set_mem,    set_cpus,    set_kernel, set_boot,    set_load_addr, set_initrd,  set_append,
+	set_disk, set_rng,    set_balloon, set_serial, set_console, set_agent,     set_cpu,     set_irqchip,
+	set_acpi, set_paused, set_gdb,     set_trace,  set_timeout, set_stats,     set_verbose, set_sandbox,
 };
 
 const struct hv_config_option hv_config_options[] = {
@@ -403,7 +414,7 @@ const struct hv_config_option hv_config_options[] = {
 	{"load-addr", "ADDR", "where a flat image goes and starts (0x1000)"},
 	{"initrd", "FILE", "Linux's initrd, or a module for multiboot or PVH; may be given again"},
 	{"append", "STRING", "the guest's command line"},
-	{"disk", "FILE", "a virtio disk; FILE[,format=F][,ro][,serial=S]; may be given again"},
+	{"disk", "FILE", "a virtio disk; FILE[,format=F][,ro][,cache=C][,serial=S]; may be given again"},
 	{"rng", NULL, "a virtio device that gives random bytes"},
 	{"balloon", NULL, "a virtio device that takes memory from the guest and gives it back"},
 	{"serial", "WHERE", "stdio, none, pty, file:PATH or unix:PATH (stdio)"},
@@ -411,6 +422,7 @@ const struct hv_config_option hv_config_options[] = {
 	{"agent", "WHERE", "a virtio channel for a guest agent there; WHERE[,name=NAME]"},
 	{"cpu", "MODEL", "host or baseline, and ,-feature to take one away (host)"},
 	{"irqchip", "KIND", "none, split or full (what the image needs)"},
+	{"acpi", "on|off", "off: describe the VM by an MP table and virtio_mmio.device= (on)"},
 	{"paused", NULL, "don't start the CPUs; hvctl resume does"},
 	{"gdb", "WHERE", "let gdb attach at tcp:PORT or unix:PATH"},
 	{"trace", "FILE", "write the last exits as a Chrome trace"},

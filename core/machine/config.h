@@ -34,6 +34,7 @@ struct hv_config {
 	char *disks[HV_DISKS_MAX]; /* as hv_disk_spec_parse reads them, paths resolved */
 	unsigned disk_count;
 	bool rng, balloon;
+	bool no_acpi; /* an MP table and virtio_mmio.device= on the command line instead */
 	struct hv_chardev_config serial, console, agent; /* console, agent: the virtio console's ports */
 	bool serial_given, has_console, has_agent;
 	char agent_name[HV_CONSOLE_NAME_MAX + 1];
@@ -47,12 +48,13 @@ struct hv_config {
 	bool stats, verbose, sandbox;
 };
 
-/* A disk's words: "FILE[,format=F][,ro][,serial=S]"; a comma in a value is written twice. */
+/* A disk's words: "FILE[,format=F][,ro][,cache=C][,serial=S]"; a comma in a value is written twice. */
 struct hv_disk_spec {
 	char path[HV_CHARDEV_PATH_MAX];
 	char format[16]; /* "": found out by content */
 	char serial[21]; /* at most 20 characters */
 	bool readonly;
+	bool direct; /* cache=none */
 };
 
 /* One option, as `hvrun --help` and hv_config_set know it. */

@@ -48,12 +48,19 @@ static int take_option(struct hv_disk_spec *spec, const char *word, struct hv_er
 	}
 	if (!strncmp(word, "format=", 7))
 		return take_value(spec->format, sizeof(spec->format), "format", word + 7, err);
+	if (!strcmp(word, "cache=none") || !strcmp(word, "cache=writeback")) {
+		spec->direct = word[6] == 'n';
+		return 0;
+	}
+	if (!strncmp(word, "cache=", 6))
+		return hv_fail_usage(err, "disk: cache '%.64s' is neither none nor writeback", word + 6);
 	if (!strncmp(word, "serial=", 7))
 		return take_value(spec->serial, sizeof(spec->serial), "serial", word + 7, err);
-	return hv_fail_usage(err,
-			     "disk: '%.64s' is none of ro, format=F, serial=S; a comma in a file's name is "
-			     "written twice",
-			     word);
+	return hv_fail_usage(
+		err,
+		"disk: '%.64s' is none of ro, format=F, cache=C, serial=S; a comma in a file's name is "
+		"written twice",
+		word);
 }
 
 int hv_disk_spec_parse(struct hv_disk_spec *spec, const char *text, struct hv_error *err)

@@ -187,7 +187,7 @@ void hv_config_write(const struct hv_config *c, FILE *out)
 		write_string(out, "append", "", c->append);
 	for (unsigned i = 0; i < c->disk_count; i++)
 		write_path(out, "disk", "", c->disks[i]);
-	fprintf(out, "rng %s\n", c->rng ? "yes" : "no");
+	fprintf(out, "rng %s\nacpi %s\n", c->rng ? "yes" : "no", c->no_acpi ? "off" : "on");
 	fprintf(out, "balloon %s\n", c->balloon ? "yes" : "no");
 	write_line(out, "serial", &c->serial, "");
 	if (c->has_console)

@@ -18,7 +18,8 @@
 #include "kvm/state.h"
 #include "machine/machine.h"
 
-struct hv_disk;
+struct hv_blk_image;
+struct hv_virtio_full;
 
 #define HV_IMAGE_MAX       (4ull << 30) /* bytes of an image or module */
 #define HV_DEVICES_MAX     32
@@ -72,10 +73,11 @@ struct hv_machine {
 	struct hv_memory memory;
 	struct hv_bus pio, mmio;
 	struct hv_device *devices[HV_DEVICES_MAX];
-	unsigned device_count, virtio_windows; /* virtio devices are in windows 0 up to this */
-	struct hv_disk *disks[HV_DISKS_MAX];   /* opened, until a device has taken each over */
-	struct hv_device *ioapic;              /* SPLIT only */
-	struct hv_device *console, *balloon;   /* NULL: the VM has none */
+	unsigned device_count, virtio_windows;        /* virtio devices are in windows 0 up to this */
+	struct hv_blk_image *disks[HV_DISKS_MAX];     /* opened, until a device has taken each over */
+	struct hv_device *disk_devices[HV_DISKS_MAX]; /* of devices[], in the order of --disk */
+	struct hv_device *ioapic;                     /* SPLIT only */
+	struct hv_device *console, *balloon;          /* NULL: the VM has none */
 	struct hv_irq_route routes[HV_IOAPIC_PINS];
 	enum hv_irqchip irqchip;
 	int image_fd, initrd_fds[HV_MODULES_MAX];
@@ -115,7 +117,8 @@ struct hv_machine {
 		hv_event_fn *fn;
 		void *ctx;
 	} subscribers[HV_SUBSCRIBERS_MAX];
-	pthread_mutex_t event_lock; /* subscribers, and the order of events; taken inside lock or alone */
+	struct hv_io_error io_error; /* the last that was told of; event_lock */
+	pthread_mutex_t event_lock;  /* subscribers, and the order of events; taken inside lock or alone */
 };
 
 static inline uint64_t hv_now_ns(void)
@@ -184,7 +187,8 @@ bool hv_smp_join(struct hv_machine *m, uint64_t limit_ns); /* all threads gone b
 /* stop.c and machine.c: state changes, from any thread, a vCPU's own too. */
 void hv_machine_finish(struct hv_machine *m, enum hv_end_reason reason, int status, const char *text);
 bool hv_machine_debug_event(struct hv_cpu *cpu, const struct kvm_debug_exit_arch *info);
-void hv_machine_power(void *machine, enum hv_power_request what, int code); /* hv_power's request */
+void hv_machine_stop_full(void *machine, const struct hv_virtio_full *what); /* hv_virtio_host's full */
+void hv_machine_power(void *machine, enum hv_power_request what, int code);  /* hv_power's request */
 void hv_machine_all_parked(struct hv_machine *m); /* the last vCPU to park calls it, with the lock held */
 void hv_machine_fire(struct hv_machine *m, enum hv_event event, int detail);
 

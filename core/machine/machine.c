@@ -228,6 +228,8 @@ const char *hv_state_name(enum hv_state state, enum hv_end_reason reason)
 		return "paused";
 	case HV_STATE_DEBUG:
 		return "debug";
+	case HV_STATE_IO_ERROR:
+		return "io-error";
 	case HV_STATE_ENDED:
 		break;
 	}

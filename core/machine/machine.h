@@ -27,6 +27,7 @@ enum hv_state {
 	HV_STATE_RUNNING,   /* "running" */
 	HV_STATE_PAUSED,    /* "paused" */
 	HV_STATE_DEBUG,     /* stopped by the debugger ("debug") */
+	HV_STATE_IO_ERROR,  /* the host has no room for what a disk writes ("io-error"): resume tries again */
 	HV_STATE_ENDED,     /* "shutdown", or "guest-panicked" or "internal-error" when end.reason says so */
 };
 
@@ -55,6 +56,13 @@ enum hv_event {
 	HV_EVENT_DEBUG,
 	HV_EVENT_BALLOON, /* hv_machine_balloon_actual has changed; it alone may be called by the subscriber
 			   */
+	HV_EVENT_IO_ERROR, /* HV_EVENT_STOP follows */
+};
+
+/* What HV_EVENT_IO_ERROR tells of. */
+struct hv_io_error {
+	char device[32];
+	int error; /* ENOSPC, EDQUOT, EFBIG */
 };
 
 /* Called once for each event, in order, from the machine's own threads or the caller of pause, resume, reset;
@@ -144,6 +152,10 @@ int hv_machine_trace(struct hv_machine *m, bool on, struct hv_error *err);
 bool hv_machine_tracing(const struct hv_machine *m);
 int hv_machine_trace_save(struct hv_machine *m, int fd, struct hv_error *err);
 
+/* Another size for a disk, by its device's name ("virtio-blk0"); the guest is told. -ENODEV: no such disk;
+ * others as hv_virtio_blk_resize's. */
+int hv_machine_resize_disk(struct hv_machine *m, const char *name, uint64_t size, struct hv_error *err);
+
 /* From outside into the guest: an NMI to one vCPU; a pulse on an interrupt line. Without an irqchip the line
  * becomes an external interrupt with vector 0x20 + line, taken as soon as the guest has interrupts enabled.
  */
@@ -164,6 +176,8 @@ void hv_machine_console_size(struct hv_machine *m, uint16_t columns, uint16_t ro
 
 /* Events; one subscriber slot each call, at most 8; before or after start. Returns a handle >= 0. */
 int hv_machine_subscribe(struct hv_machine *m, hv_event_fn *fn, void *ctx, struct hv_error *err);
+/* For a listener, while it is told of HV_EVENT_IO_ERROR. */
+const struct hv_io_error *hv_machine_io_error(const struct hv_machine *m);
 void hv_machine_unsubscribe(struct hv_machine *m, int handle);
 
 /*

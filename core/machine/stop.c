@@ -3,8 +3,10 @@
  * is asked for under the machine's lock and carried out by the vCPUs themselves (smp.c); the last one to park
  * does what waited for that. Nobody is waited for without a limit.
  */
+#include <stdio.h>
 #include <string.h>
 
+#include "device/virtio/virtio.h"
 #include "machine/internal.h"
 
 void hv_machine_fire(struct hv_machine *m, enum hv_event event, int detail)
@@ -110,7 +112,7 @@ static void settle_devices(struct hv_machine *m)
 
 	pthread_mutex_lock(&m->devices_lock);
 	pthread_mutex_lock(&m->lock);
-	held = m->state == HV_STATE_PAUSED || m->state == HV_STATE_DEBUG;
+	held = m->state == HV_STATE_PAUSED || m->state == HV_STATE_DEBUG || m->state == HV_STATE_IO_ERROR;
 	pthread_mutex_unlock(&m->lock);
 	if (held != m->devices_held)
 		hv_board_hold(m, held);
@@ -150,6 +152,29 @@ int hv_machine_pause(struct hv_machine *m, struct hv_error *err)
 int hv_machine_debug_stop(struct hv_machine *m, struct hv_error *err)
 {
 	return stop_as(m, HV_STATE_DEBUG, HV_EVENT_DEBUG, err);
+}
+
+/*
+ * A device has met the end of the host's room and keeps what it was writing. As in QEMU the event comes first
+ * and the stop after it. A machine that is stopped already stays as it is; going on tries again either way.
+ */
+void hv_machine_stop_full(void *machine, const struct hv_virtio_full *what)
+{
+	struct hv_machine *m = machine;
+	struct hv_error err;
+
+	pthread_mutex_lock(&m->event_lock);
+	snprintf(m->io_error.device, sizeof(m->io_error.device), "%s", what->device);
+	m->io_error.error = what->error;
+	pthread_mutex_unlock(&m->event_lock);
+	hv_machine_fire(m, HV_EVENT_IO_ERROR, what->error);
+	if (stop_as(m, HV_STATE_IO_ERROR, HV_EVENT_STOP, &err) == -ETIMEDOUT)
+		hv_log(m->log, HV_LOG_WARN, "%s: the VM can't be stopped: %s", what->device, err.text);
+}
+
+const struct hv_io_error *hv_machine_io_error(const struct hv_machine *m)
+{
+	return &m->io_error;
 }
 
 int hv_machine_resume_mask(struct hv_machine *m, uint64_t cpus, struct hv_error *err)

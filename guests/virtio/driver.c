@@ -39,6 +39,8 @@ enum { ACKNOWLEDGE = 1, DRIVER = 2, DRIVER_OK = 4, FEATURES_OK = 8 };
 
 #define VECTOR_VIRTIO 50 /* and those behind it, one a window */
 
+uint64_t virtio_base = 0xd0000000;
+
 static volatile unsigned interrupts;
 
 static void barrier(void)
@@ -92,12 +94,6 @@ void virtio_config_write(const struct virtio *v, unsigned offset, uint32_t value
 	set(v->window, REG_CONFIG + offset, value);
 }
 
-static void set_address(unsigned window, unsigned reg, const void *at)
-{
-	set(window, reg, (uint32_t)(uint64_t)at);
-	set(window, reg + 4, (uint32_t)((uint64_t)at >> 32));
-}
-
 static uint64_t offered(unsigned window)
 {
 	uint64_t low;
@@ -121,41 +117,83 @@ static bool agree(struct virtio *v, uint64_t wanted)
 	return get(w, REG_STATUS) & FEATURES_OK;
 }
 
-static bool set_up_queue(struct virtio *v)
-{
-	unsigned w = v->window;
-
-	set(w, REG_QUEUE_SEL, v->queue);
-	if (get(w, REG_QUEUE_NUM_MAX) < VIRTIO_QUEUE_SIZE)
-		return false;
-	set(w, REG_QUEUE_NUM, VIRTIO_QUEUE_SIZE);
-	set_address(w, REG_TABLE, v->table);
-	set_address(w, REG_AVAILABLE, &v->available);
-	set_address(w, REG_USED, &v->used);
-	set(w, REG_QUEUE_READY, 1);
-	return true;
-}
-
-bool virtio_start(struct virtio *v, unsigned count, unsigned window, uint64_t wanted)
+/* From the reset on, until the features are agreed on. */
+static bool begin(struct virtio *v, unsigned count, unsigned window, uint64_t wanted)
 {
 	memset(v, 0, count * sizeof(*v));
+	v->window = window;
 	v->window = window;
 	set(window, REG_STATUS, 0);
 	set(window, REG_STATUS, ACKNOWLEDGE);
 	set(window, REG_STATUS, ACKNOWLEDGE | DRIVER);
 	if (!agree(v, wanted))
 		return false;
-	for (unsigned i = 0; i < count; i++) {
+	for (unsigned i = 1; i < count; i++) {
 		v[i].window = window;
 		v[i].queue = i;
 		v[i].features = v->features;
-		if (!set_up_queue(&v[i]))
+	}
+	return true;
+}
+
+/* The queue is ready if the device took it. */
+static bool set_up_queue(const struct virtio *v, const uint64_t areas[3])
+{
+	static const unsigned regs[3] = {REG_TABLE, REG_AVAILABLE, REG_USED};
+	unsigned w = v->window;
+
+	set(w, REG_QUEUE_SEL, v->queue);
+	if (get(w, REG_QUEUE_NUM_MAX) < VIRTIO_QUEUE_SIZE)
+		return false;
+	set(w, REG_QUEUE_NUM, VIRTIO_QUEUE_SIZE);
+	for (unsigned i = 0; i < 3; i++) {
+		set(w, regs[i], (uint32_t)areas[i]);
+		set(w, regs[i] + 4, (uint32_t)(areas[i] >> 32));
+	}
+	set(w, REG_QUEUE_READY, 1);
+	return get(w, REG_QUEUE_READY) == 1;
+}
+
+static bool start(struct virtio *v, unsigned count, unsigned window, uint64_t wanted, bool with_interrupt)
+{
+	if (!begin(v, count, window, wanted))
+		return false;
+	for (unsigned i = 0; i < count; i++) {
+		const uint64_t areas[3] = {(uint64_t)v[i].table, (uint64_t)&v[i].available,
+					   (uint64_t)&v[i].used};
+
+		if (!set_up_queue(&v[i], areas))
 			return false;
 	}
-	trap_set(VECTOR_VIRTIO + window, on_interrupt);
-	ioapic_route(VIRTIO_PIN(window), (uint8_t)(VECTOR_VIRTIO + window), lapic_id(), false);
+	if (with_interrupt) {
+		trap_set(VECTOR_VIRTIO + window, on_interrupt);
+		ioapic_route(VIRTIO_PIN(window), (uint8_t)(VECTOR_VIRTIO + window), lapic_id(), false);
+	}
 	set(window, REG_STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
-	return get(window, REG_QUEUE_READY) == 1;
+	return true;
+}
+
+bool virtio_start(struct virtio *v, unsigned count, unsigned window, uint64_t wanted)
+{
+	return start(v, count, window, wanted, true);
+}
+
+bool virtio_begin(struct virtio *v, unsigned window, uint64_t wanted)
+{
+	return start(v, 1, window, wanted, false);
+}
+
+bool virtio_has_indirect(const struct virtio *v)
+{
+	return v->features & F_INDIRECT;
+}
+
+uint32_t virtio_try_areas(struct virtio *v, unsigned window, const uint64_t areas[3])
+{
+	if (begin(v, 1, window, 0))
+		set_up_queue(v, areas);
+	set(window, REG_STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK);
+	return get(window, REG_STATUS);
 }
 
 void virtio_submit(struct virtio *v, uint16_t head)
@@ -168,6 +206,11 @@ void virtio_submit(struct virtio *v, uint16_t head)
 	barrier();
 	if (!(v->features & F_EVENT_IDX) || v->used.avail_event == idx)
 		set(v->window, REG_NOTIFY, v->queue);
+}
+
+void virtio_notify(const struct virtio *v)
+{
+	set(v->window, REG_NOTIFY, 0);
 }
 
 /* Sleeps until the device has returned a chain. The check and the hlt are one step for interrupts. A device

@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #define VIRTIO_WINDOWS     12
-#define VIRTIO_BASE(n)     (0xd0000000ull + 0x1000ull * (n))           /* where hvrun has its windows */
+#define VIRTIO_BASE(n)     (virtio_base + 0x1000ull * (n))
 #define VIRTIO_PIN(n)      ((n) < 8 ? 16u + (n) : (n) == 8 ? 5u : (n)) /* its interrupt */
 #define VIRTIO_QUEUE_SIZE  16
 #define VIRTIO_PARTS       4 /* buffers of a request */
@@ -59,6 +59,9 @@ struct virtio_part {
 	bool write;
 };
 
+/* Where the windows are: where hvrun has them, unless another machine's are told. */
+extern uint64_t virtio_base;
+
 /* What is in a window: a device id, VIRTIO_NONE for none. */
 uint32_t virtio_probe(unsigned window);
 
@@ -66,12 +69,20 @@ uint32_t virtio_probe(unsigned window);
  * to ask for. False: it refused. */
 bool virtio_start(struct virtio *v, unsigned count, unsigned window, uint64_t wanted);
 
+/* The same without its interrupt, for who looks at the used ring. */
+bool virtio_begin(struct virtio *v, unsigned window, uint64_t wanted);
+bool virtio_has_indirect(const struct virtio *v);
+
+/* A queue with its table, available and used ring in other places; returns the device's status then. */
+uint32_t virtio_try_areas(struct virtio *v, unsigned window, const uint64_t areas[3]);
+
 /* One request, from start to end; returns how many bytes the device says it wrote. The CPU sleeps meanwhile.
  */
 uint32_t virtio_request(struct virtio *v, const struct virtio_part *parts, unsigned count);
 
-/* Makes whatever is at `head` in the table available, and tells the device. */
+/* Makes whatever is at `head` in the table available, and tells the device if it wants to be told. */
 void virtio_submit(struct virtio *v, uint16_t head);
+void virtio_notify(const struct virtio *v); /* whether it wants to or not */
 
 uint32_t virtio_status(const struct virtio *v);
 uint32_t virtio_config(const struct virtio *v, unsigned offset); /* 32 bits */

@@ -4,14 +4,19 @@
  * 0xa5, right behind, and they are read back and checked. The entropy device gives bytes twice. A console
  * gets a line; with size=1 its terminal's size is waited for, with typed=1 a line is read from it. A balloon
  * gets pages, which are zeros afterwards. With bad=1 each device but the console first gets a chain that
- * loops, must ask for a reset, and must work again after one. Ends by the debug exit device: GUEST_OK, or
- * GUEST_FAILED when anything was not as it should be.
+ * loops, must ask for a reset, and must work again after one. hostile=N first torments a disk with N random
+ * chains (seed=N for others than the usual ones) and a tenth as many whose buffers are the rings. bench=N
+ * measures the first disk, N times as long as usual, and does nothing else; words=1 prints the command line.
+ * mmio=ADDRESS says where the windows are on a machine that isn't hvrun's. Ends by the debug exit device:
+ * GUEST_OK, or GUEST_FAILED when anything was not as it should be.
  */
 #include "apic.h"
+#include "bench.h"
 #include "bootinfo.h"
 #include "console.h"
 #include "driver.h"
 #include "end.h"
+#include "hostile.h"
 #include "io.h"
 #include "memory.h"
 #include "start.h"
@@ -32,6 +37,8 @@ enum { BALLOON_TARGET = 0, BALLOON_ACTUAL = 4 };
 
 #define BLK_F_RO    (1ull << 5)
 #define BLK_F_FLUSH (1ull << 9)
+
+extern char page_tables[];
 
 static struct virtio dev;
 static uint8_t original[SECTORS_MAX * SECTOR], copy[SECTORS_MAX * SECTOR];
@@ -141,6 +148,20 @@ static void use_disk(unsigned window, unsigned sectors)
 		con_printf("window %u: %u sectors written and read back\n", window, sectors);
 }
 
+static void torment(const struct boot_info *boot, unsigned window, uint64_t rounds)
+{
+	struct hostile h = {
+		.window = window,
+		.rounds = rounds,
+		.seed = boot_option(boot, "seed", 0x9e3779b97f4a7c15),
+		.ram_end = boot_ram_end(boot, (uint64_t)original),
+	};
+
+	check(hostile_chains(&h), window, "it is hung");
+	h.rounds = rounds / 10 + 1;
+	hostile_rings(&h);
+}
+
 /* --- entropy --- */
 
 static void use_rng(unsigned window)
@@ -223,12 +244,19 @@ void guest_main(const struct boot_info *boot)
 
 	con_init(false);
 	trap_init();
+	write_cr3((uint64_t)page_tables); /* what CPL 3 may use, too */
 	sectors = (unsigned)boot_option(boot, "sectors", 64);
 	bad = boot_option(boot, "bad", 0) != 0;
 	if (sectors == 0 || sectors > SECTORS_MAX) {
 		con_printf("virtio: want sectors= from 1 to %u\n", SECTORS_MAX);
 		guest_exit(GUEST_FAILED);
 	}
+	virtio_base = boot_option(boot, "mmio", virtio_base);
+	if (boot_option(boot, "bench", 0)) {
+		guest_exit(bench_disk(0, (unsigned)boot_option(boot, "bench", 1)) ? GUEST_OK : GUEST_FAILED);
+	}
+	if (boot_option(boot, "words", 0))
+		con_printf("command line: %s\n", boot->cmdline);
 	lapic_init(false);
 	for (unsigned w = 0; w < VIRTIO_WINDOWS; w++) {
 		uint32_t id = virtio_probe(w);
@@ -238,6 +266,8 @@ void guest_main(const struct boot_info *boot)
 		found++;
 		if (bad && id != VIRTIO_CONSOLE) /* which looks at its first queue when somebody types */
 			provoke(w);
+		if (id == VIRTIO_BLK && boot_option(boot, "hostile", 0))
+			torment(boot, w, boot_option(boot, "hostile", 0));
 		if (id == VIRTIO_BLK)
 			use_disk(w, sectors);
 		else if (id == VIRTIO_RNG)

@@ -13,15 +13,17 @@
 #include "device/virtio/console.h"
 #include "drive_virtio.h"
 
-#define ROUNDS 100000u
-#define SIZE   8u
-#define QUEUES 6u
+#define ROUNDS  100000u
+#define SIZE    8u
+#define QUEUES  6u
+#define F_FLUSH (1ull << 9)
 
 static struct hv_memory mem;
 static struct hv_device *dev;
 static struct ring rings[QUEUES];
 static struct ring *r = rings;         /* the one that is written to */
 static unsigned queues = 1;            /* that the driver sets up */
+static uint64_t type_features;         /* of the type, that the driver takes */
 static void (*any_request)(uint8_t *); /* what is honest enough to be looked at, in 16 bytes */
 static void (*between)(void);          /* what the host does meanwhile */
 static uint64_t state;
@@ -97,7 +99,7 @@ static void any_pages(uint8_t *h)
 
 static void restart(uint64_t features)
 {
-	negotiate(dev, HV_VIRTIO_F_VERSION_1 | features);
+	negotiate(dev, HV_VIRTIO_F_VERSION_1 | type_features | features);
 	for (unsigned queue = 0; queue < queues; queue++) {
 		struct ring *each = &rings[queue];
 
@@ -192,16 +194,18 @@ Test(virtio_hostile, no_ring_harms_the_block_device, .disabled = RACES_ARE_TOLD)
 {
 	struct hv_virtio_host host = {.mem = &mem};
 	char path[] = "/tmp/hv-blk-XXXXXX";
-	struct hv_disk *disk;
+	const struct hv_blk_options options = {.format = "raw"};
+	struct hv_blk_image *disk;
 	int fd = mkstemp(path);
 
 	cr_assert(fd >= 0);
 	cr_assert_eq(ftruncate(fd, 64 * 512), 0);
-	cr_assert_eq(hv_blk_open(path, "raw", false, &disk, NULL), 0);
+	cr_assert_eq(hv_blk_open(path, &options, &disk, NULL), 0);
 	unlink(path);
 	close(fd);
-	cr_assert_eq(hv_virtio_blk_create(&host, disk, NULL, &dev, NULL), 0);
+	cr_assert_eq(hv_virtio_blk_create(&host, disk, NULL, 1, &dev, NULL), 0);
 	any_request = any_disk_request;
+	type_features = F_FLUSH;
 	restart(0);
 	cr_assert_gt(torment(), 100);
 	restart(0);

@@ -58,6 +58,12 @@ for chip in split full; do
 	says out 'window 1: balloon, 8 pages lent, target 0'
 	says out 'virtio: 2 devices, '
 done
+# --- without ACPI, Linux is told of the devices on its command line ---
+cp "$TMP/original" "$TMP/disk,1.raw"
+run 33 --acpi off --disk "$TMP/disk,,1.raw,format=raw" --rng --append 'sectors=8 words=1' "$GUESTS/virtio"
+says out 'command line: sectors=8 words=1 virtio_mmio.device=512@0xd0000000:16 virtio_mmio.device=512@0xd0001000:17'
+run 33 --disk "$TMP/disk,,1.raw,format=raw" --append 'sectors=8 words=1' "$GUESTS/virtio"
+grep -qx 'command line: sectors=8 words=1' "$TMP/out"
 
 # --- formats with tables ---
 for format in qcow2 vpc vhdx; do
@@ -87,7 +93,7 @@ head -c 1000 /dev/zero >"$TMP/odd"
 run 2 --disk "$TMP/odd,format=raw" "$GUESTS/virtio"
 says err 'no whole number of 512-byte sectors'
 run 2 --disk "$TMP/original,colour=red" "$GUESTS/virtio"
-says err "'colour=red' is none of ro, format=F, serial=S"
+says err "'colour=red' is none of ro, format=F, cache=C, serial=S"
 head -c 200 "$TMP/disk.qcow2" >"$TMP/cut"
 run 3 --disk "$TMP/cut,format=qcow2" "$GUESTS/virtio"
 says err "$TMP/cut"

@@ -77,6 +77,7 @@ Test(config, takes_good_values)
 		{"balloon", "on"},
 		{"cpu", "baseline"},
 		{"irqchip", "split"},
+		{"acpi", "off"},
 		{"gdb", "tcp:1234"},
 		{"gdb", "unix:/tmp/g"},
 		{"trace", "t.json"},
@@ -279,6 +280,7 @@ Test(config, what_is_written_is_read_back)
 	hv_config_set(&c, "trace", "/t", NULL);
 	hv_config_set(&c, "cpu", "baseline", NULL);
 	hv_config_set(&c, "irqchip", "full", NULL);
+	hv_config_set(&c, "acpi", "off", NULL);
 	hv_config_set(&c, "timeout", "1.000000007", NULL);
 	hv_config_set(&c, "paused", NULL, NULL);
 	hv_config_set(&c, "sandbox", "off", NULL);
@@ -306,6 +308,7 @@ Test(config, what_is_written_is_read_back)
 	cr_assert_str_eq(back.trace, "/t");
 	cr_assert_str_eq(back.cpu_text, "baseline");
 	cr_assert_eq(back.irqchip, HV_IRQCHIP_FULL);
+	cr_assert(back.no_acpi);
 	cr_assert_eq(back.timeout_ns, 1000000007u);
 	cr_assert(back.paused);
 	cr_assert_not(back.sandbox);

@@ -39,14 +39,14 @@ static int open_somehow(const struct hvm_options *o, struct hv_disk **disk, stru
 	int rc;
 
 	options.replay_log = options.writable = o->replay_log;
-	rc = hvm_open(o->args[0], &options, disk, err);
+	rc = hvm_open(o, o->args[0], &options, disk, err);
 	if (rc == 0 || o->replay_log || err->status == HV_EXIT_USAGE)
 		return rc;
 	options.alone = true;
-	rc = hvm_open(o->args[0], &options, disk, &last);
+	rc = hvm_open(o, o->args[0], &options, disk, &last);
 	if (rc && last.status == HV_EXIT_UNSAFE) {
 		options.salvage = true;
-		rc = hvm_open(o->args[0], &options, disk, &last);
+		rc = hvm_open(o, o->args[0], &options, disk, &last);
 	}
 	if (rc)
 		return rc; /* err: why it couldn't be opened as it should */

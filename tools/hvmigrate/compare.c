@@ -79,10 +79,10 @@ int hvm_compare(const struct hvm_options *o)
 
 	rc = hvm_sandbox(o, &(struct hvm_reach){.image = {o->args[0], o->args[1]}}, &err);
 	if (!rc)
-		rc = hvm_open(o->args[0], &options, &a, &err);
+		rc = hvm_open(o, o->args[0], &options, &a, &err);
 	options.format = o->second_format;
 	if (!rc)
-		rc = hvm_open(o->args[1], &options, &b, &err);
+		rc = hvm_open(o, o->args[1], &options, &b, &err);
 	status = rc ? hvm_fail(o, &err) : compare(o, a, b);
 	hv_disk_close(a);
 	hv_disk_close(b);

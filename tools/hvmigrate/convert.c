@@ -78,6 +78,8 @@ static bool is_in_the_way(struct conversion *c, const char *path, struct hv_erro
 		hv_fail_usage(err, "%s is a part of the source; give another destination", path);
 		return true;
 	}
+	if (S_ISREG(st.st_mode) && hv_disk_lock_probe(path, err))
+		return true;
 	if (S_ISREG(st.st_mode) && !c->options->force) {
 		hv_fail(err, EEXIST, "%s exists already; --force replaces it", path);
 		return true;
@@ -108,7 +110,7 @@ static int open_target(struct conversion *c, struct hv_error *err)
 		.format = "raw", .writable = true, .timeout_ms = c->options->timeout_ms};
 	uint64_t size = hv_disk_size(c->source), room;
 	char have[HVM_SIZE_MAX], need[HVM_SIZE_MAX];
-	int rc = hvm_open(c->to, &options, &c->target, err);
+	int rc = hvm_open(c->options, c->to, &options, &c->target, err);
 
 	if (rc)
 		return rc;
@@ -384,7 +386,7 @@ int hvm_convert(const struct hvm_options *o)
 
 	if (o->json)
 		c.events = is_stdout(c.to) ? stderr : stdout;
-	if (lock_in(&c, &err) || hvm_open(c.from, &options, &c.source, &err))
+	if (lock_in(&c, &err) || hvm_open(c.options, c.from, &options, &c.source, &err))
 		status = fail(&c, &err);
 	else
 		status = run(&c);

@@ -39,7 +39,7 @@ struct hvm_options {
 
 	/* how sources are read */
 	const char *format, *second_format; /* -f, -F; NULL: found out by content */
-	bool salvage, raw_devices, no_sandbox;
+	bool salvage, raw_devices, force_share, no_sandbox;
 	const char **external; /* owned array of argv's strings */
 	unsigned externals;
 	uint32_t timeout_ms; /* for an NBD server's answer; 0: the library's own */
@@ -82,9 +82,11 @@ int hvm_import(const struct hvm_options *o);
 bool hvm_is_uri(const char *name);
 /* What the options say of opening a disk of that format (may be NULL). Borrows o. */
 struct hv_disk_options hvm_disk_options(const struct hvm_options *o, const char *format);
-/* Opens an image, or a disk on the network. */
-int hvm_open(const char *name, const struct hv_disk_options *options, struct hv_disk **disk,
-	     struct hv_error *err);
+/* Opens an image, or a disk on the network, and locks it unless --force-share is given. */
+int hvm_open(const struct hvm_options *o, const char *name, const struct hv_disk_options *options,
+	     struct hv_disk **disk, struct hv_error *err);
+/* The lock alone: -EBUSY when a VM has it open for writing, or has it open and it is to be written. */
+int hvm_lock(const struct hvm_options *o, struct hv_disk *disk, struct hv_error *err);
 /* The notes of a disk and of its chain to stderr, unless --quiet or --json. */
 void hvm_tell_notes(const struct hvm_options *o, const struct hv_disk *disk);
 /* "vmdk streamOptimized", in buf. */

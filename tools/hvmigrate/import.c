@@ -206,6 +206,11 @@ static int open_disk(struct hvm_import *m, const struct hvm_imported *disk, stru
 		hvm_progress_begin(&m->progress, m->options, "unpacked", m->events);
 	}
 	rc = hv_appliance_disk_open(m->appliance, disk->drive, &options, source, err);
+	if (!rc && hvm_lock(m->options, *source, err)) {
+		hv_disk_close(*source);
+		*source = NULL;
+		rc = err->code;
+	}
 	if (disk->drive->parts)
 		hvm_progress_end(&m->progress);
 	if (rc && disk->drive->length) /* a member: the sentence has only the archive's name */

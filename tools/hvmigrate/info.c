@@ -223,7 +223,7 @@ int hvm_info(const struct hvm_options *o)
 
 	options.alone = !o->chain;
 	if (hvm_sandbox(o, &(struct hvm_reach){.image = {o->args[0]}}, &err) ||
-	    hvm_open(o->args[0], &options, &disk, &err))
+	    hvm_open(o, o->args[0], &options, &disk, &err))
 		return hvm_fail(o, &err);
 	if (o->json)
 		print_json(o, disk);

@@ -179,7 +179,7 @@ int hvm_map(const struct hvm_options *o)
 	int status;
 
 	if (hvm_sandbox(o, &(struct hvm_reach){.image = {o->args[0]}}, &err) ||
-	    hvm_open(o->args[0], &options, &disk, &err))
+	    hvm_open(o, o->args[0], &options, &disk, &err))
 		return hvm_fail(o, &err);
 	hvm_tell_notes(o, disk);
 	status = map(o, disk);

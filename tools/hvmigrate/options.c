@@ -59,6 +59,7 @@ enum option_id {
 	O_SALVAGE,
 	O_EXTERNAL,
 	O_RAW_DEVICES,
+	O_SHARE,
 	O_TIMEOUT,
 	O_SANDBOX,
 	O_PROGRESS,
@@ -97,6 +98,7 @@ static const struct option_row rows[] = {
 	{O_SALVAGE, 0, "salvage", NULL, "take what a damaged image still gives (status 3)", READS},
 	{O_EXTERNAL, 0, "allow-external", "PATH", "let the image lead to this file; repeatable", READS},
 	{O_RAW_DEVICES, 0, "raw-devices", NULL, "follow a VMDK that describes a whole device", READS},
+	{O_SHARE, 'U', "force-share", NULL, "read an image that a running VM may write", READS},
 	{O_TIMEOUT, 0, "timeout", "SECONDS", "longest wait for an NBD server's answer (60)", READS},
 	{O_SANDBOX, 0, "sandbox", "on|off", "off: for debugging", READS},
 	{O_PROGRESS, 0, "progress", "STYLE", "auto, bar, lines or none", LONG},
@@ -342,6 +344,9 @@ static int take(struct hvm_options *o, enum option_id id, const char *value, str
 		break;
 	case O_SALVAGE:
 		o->salvage = true;
+		break;
+	case O_SHARE:
+		o->force_share = true;
 		break;
 	case O_RAW_DEVICES:
 		o->raw_devices = true;

@@ -61,12 +61,42 @@ static int check_wrapped(const char *name, struct hv_error *err)
 	return 0;
 }
 
-int hvm_open(const char *name, const struct hv_disk_options *options, struct hv_disk **disk,
-	     struct hv_error *err)
+int hvm_lock(const struct hvm_options *o, struct hv_disk *disk, struct hv_error *err)
+{
+	struct hv_error why;
+	int rc = o->force_share ? 0 : hv_disk_lock(disk, &why);
+
+	if (rc == -EBUSY && hv_disk_may_write(disk, NULL))
+		return hv_fail(err, EBUSY,
+			       "%s; --force-share reads it all the same, as it is at some moment or other",
+			       why.text);
+	if (rc)
+		*err = why;
+	return rc;
+}
+
+static int open_image(const struct hvm_options *o, const char *name, const struct hv_disk_options *options,
+		      struct hv_disk **disk, struct hv_error *err)
+{
+	int rc = !options->format && check_wrapped(name, err) ? err->code
+							      : hv_disk_open(name, options, disk, err);
+
+	if (!rc)
+		rc = hvm_lock(o, *disk, err);
+	else
+		*disk = NULL;
+	if (rc) {
+		hv_disk_close(*disk);
+		*disk = NULL;
+	}
+	return rc;
+}
+
+int hvm_open(const struct hvm_options *o, const char *name, const struct hv_disk_options *options,
+	     struct hv_disk **disk, struct hv_error *err)
 {
 	if (!hvm_is_uri(name))
-		return !options->format && check_wrapped(name, err) ? err->code
-								    : hv_disk_open(name, options, disk, err);
+		return open_image(o, name, options, disk, err);
 	if (options->format && strcmp(options->format, "raw") != 0)
 		return hv_fail_usage(err, "%s: what an NBD server gives is read as it is (raw), not as %s",
 				     name, options->format);

@@ -26,6 +26,8 @@ int signals_take(int *fd, struct hv_error *err)
 	sigset_t set;
 
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ,
+	       SIG_IGN); /* a disk at the limit of `ulimit -f` is a full one: the VM stops, not hvrun */
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGCONT);

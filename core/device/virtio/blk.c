@@ -12,23 +12,19 @@
  * the device needs a reset. What is wrong inside a request, on the other hand, and what the host can't do, is
  * answered with a status: the guest's file system knows what to do with an I/O error, and the VM goes on.
  *
- * A vCPU never waits for the disk: it only wakes the worker, which copies straight between the image and the
- * guest's buffers. Requests are done one after the other, so a flush covers all writes that were answered
- * before it came.
+ * A vCPU never waits for the disk: it only wakes the worker, which moves bytes straight between the image and
+ * the guest's buffers. Where the kernel can do that by itself (hv_blk_move) the worker goes on with the next
+ * request meanwhile, and the answer is given when the kernel is done; everything else is done here, one after
+ * the other. Either way a flush covers all writes that were answered before it came.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/bytes.h"
-#include "device/virtio/blk.h"
-#include "device/virtio/worker.h"
-#include "disk/disk.h"
+#include "device/virtio/blk_impl.h"
 
-enum { QUEUE_REQUESTS, QUEUES };
-
-#define ID     2u
-#define SECTOR 512u
+#define ID 2u
 
 enum { /* the type of a request */
        TYPE_IN = 0,
@@ -39,13 +35,13 @@ enum { /* the type of a request */
        TYPE_WRITE_ZEROES = 13,
 };
 
-enum { STATUS_OK, STATUS_IOERR, STATUS_UNSUPP };
-
 /* Features of section 5.2.3, as bits. */
 #define F_SEG_MAX      (1ull << 2)
 #define F_RO           (1ull << 5)
 #define F_BLK_SIZE     (1ull << 6)
 #define F_FLUSH        (1ull << 9)
+#define F_CONFIG_WCE   (1ull << 11)
+#define F_MQ           (1ull << 12)
 #define F_DISCARD      (1ull << 13)
 #define F_WRITE_ZEROES (1ull << 14)
 
@@ -53,6 +49,8 @@ enum { /* the configuration space (5.2.4): offsets of its fields */
        CONFIG_CAPACITY = 0,
        CONFIG_SEG_MAX = 12,
        CONFIG_BLK_SIZE = 20,
+       CONFIG_WRITEBACK = BLK_CONFIG_WRITEBACK,
+       CONFIG_QUEUES = 34,
        CONFIG_DISCARD_SECTORS = 36,
        CONFIG_DISCARD_RANGES = 40,
        CONFIG_DISCARD_ALIGNMENT = 44,
@@ -71,31 +69,27 @@ enum { /* the configuration space (5.2.4): offsets of its fields */
 #define SEGMENTS_MAX   (HV_VIRTQ_BUFFERS_MAX - 2)
 #define COMPLAINTS_MAX 8 /* I/O errors that the log tells as warnings */
 
-struct blk {
-	struct hv_virtio v;
-	struct hv_virtio_worker worker;
-	struct hv_disk *disk;
-	uint64_t size; /* bytes, whole sectors */
-	uint8_t serial[HV_BLK_SERIAL_MAX];
-	uint64_t served; /* requests, for describe; the lock */
-
-	/* The worker's own. */
-	struct hv_disk_io *io;
-	struct hv_virtq_chain chain;
-	unsigned complaints;
-};
-
-static struct blk *blk_of(struct hv_virtio *v)
-{
-	return hv_container_of(v, struct blk, v);
-}
-
 /* --- requests, on the worker's thread, the lock let go --- */
 
-static uint8_t answer(struct blk *b, int rc, const char *what, uint64_t at, const struct hv_error *err)
+/* The host is full: not the guest's mistake, and someone can do something about it. */
+static bool is_full(int rc)
+{
+	return rc == -ENOSPC || rc == -EDQUOT || rc == -EFBIG;
+}
+
+uint8_t hv_blk_answer(struct blk *b, int rc, const char *what, uint64_t at, const struct hv_error *err)
 {
 	if (rc == 0)
 		return STATUS_OK;
+	if (is_full(rc) && b->v.host.full) {
+		hv_log(b->v.host.log, HV_LOG_WARN,
+		       "%s: %s at byte %llu found no room on the host: %s; the VM stops: make room and "
+		       "resume "
+		       "it",
+		       b->v.name, what, (unsigned long long)at, err->text);
+		b->full = -rc;
+		return STATUS_KEEP;
+	}
 	hv_log(b->v.host.log, b->complaints++ < COMPLAINTS_MAX ? HV_LOG_WARN : HV_LOG_INFO,
 	       "%s: %s at byte %llu failed, and the guest was told so: %s", b->v.name, what,
 	       (unsigned long long)at, err->text);
@@ -113,9 +107,14 @@ static bool is_on_disk(const struct blk *b, uint64_t sector, uint64_t length)
 static uint8_t transfer(struct blk *b, const struct iovec *buffers, size_t skip, size_t length, uint64_t at,
 			bool write)
 {
+	uint8_t status = hv_blk_move(b, buffers, skip, length, at, write);
 	struct hv_error err;
 	int rc = 0;
 
+	if (status != HV_BLK_NOT_PLAIN)
+		return status;
+	if (write)
+		hv_blk_settle(b); /* a table may change */
 	for (; length > 0 && rc == 0; buffers++) {
 		uint8_t *data = buffers->iov_base;
 		size_t n = buffers->iov_len;
@@ -130,7 +129,7 @@ static uint8_t transfer(struct blk *b, const struct iovec *buffers, size_t skip,
 		rc = write ? hv_disk_write(b->disk, b->io, data, n, at, &err)
 			   : hv_disk_read(b->disk, b->io, data, n, at, &err);
 		if (rc)
-			return answer(b, rc, write ? "a write" : "a read", at, &err);
+			return hv_blk_answer(b, rc, write ? "a write" : "a read", at, &err);
 		at += n;
 		length -= n;
 	}
@@ -147,22 +146,28 @@ static uint8_t serve_read(struct blk *b, uint64_t sector)
 	return transfer(b, c->buffers + c->readable, 0, length, sector * SECTOR, false);
 }
 
+static uint8_t serve_flush(struct blk *b)
+{
+	uint8_t status = hv_blk_sync(b);
+	struct hv_error err;
+	int rc;
+
+	if (status != HV_BLK_NOT_PLAIN)
+		return status;
+	rc = hv_disk_flush(b->disk, &err);
+	return hv_blk_answer(b, rc, "a flush", 0, &err);
+}
+
 static uint8_t serve_write(struct blk *b, uint64_t sector)
 {
 	const struct hv_virtq_chain *c = &b->chain;
 	size_t length = c->read_length - HEADER_SIZE;
+	uint8_t status;
 
 	if (b->v.offered & F_RO || length > DATA_MAX || !is_on_disk(b, sector, length))
 		return STATUS_IOERR;
-	return transfer(b, c->buffers, HEADER_SIZE, length, sector * SECTOR, true);
-}
-
-static uint8_t serve_flush(struct blk *b)
-{
-	struct hv_error err;
-	int rc = hv_disk_flush(b->disk, &err);
-
-	return answer(b, rc, "a flush", 0, &err);
+	status = transfer(b, c->buffers, HEADER_SIZE, length, sector * SECTOR, true);
+	return status == STATUS_OK && b->writethrough ? serve_flush(b) : status;
 }
 
 static uint8_t serve_id(struct blk *b)
@@ -194,10 +199,11 @@ static uint8_t serve_ranges(struct blk *b, bool discard)
 			return STATUS_UNSUPP;
 		if (sectors > RANGE_SECTORS || !is_on_disk(b, sector, (uint64_t)sectors * SECTOR))
 			return STATUS_IOERR;
+		hv_blk_settle(b);
 		rc = hv_disk_zero(b->disk, b->io, sector * SECTOR, (uint64_t)sectors * SECTOR, &err);
 		if (rc)
-			return answer(b, rc, discard ? "a discard" : "a write of zeroes", sector * SECTOR,
-				      &err);
+			return hv_blk_answer(b, rc, discard ? "a discard" : "a write of zeroes",
+					     sector * SECTOR, &err);
 	}
 	return STATUS_OK;
 }
@@ -227,28 +233,75 @@ static uint8_t serve(struct blk *b)
 	}
 }
 
+void hv_blk_finish(struct blk *b, const struct hv_virtq_chain *chain, unsigned queue, uint8_t status)
+{
+	hv_virtq_write(chain, chain->write_length - 1, &status, 1);
+	b->served++;
+	hv_virtio_push(&b->v, queue, chain, chain->write_length);
+}
+
+/* 5.2.6.2: a driver that can't flush, or has said that it won't, finds its writes on stable storage. */
+static bool is_writethrough(const struct blk *b)
+{
+	if (hv_virtio_has(&b->v, F_CONFIG_WCE))
+		return !b->v.config[CONFIG_WRITEBACK];
+	return !hv_virtio_has(&b->v, F_FLUSH);
+}
+
+/* The next request into b->chain: one that was kept, or the queues' in turn. */
+static bool take(struct blk *b)
+{
+	if (hv_blk_has_kept(b))
+		return hv_blk_take_kept(b);
+	for (unsigned i = 0; i < b->v.queue_count; i++) {
+		b->queue = (b->queue + 1) % b->v.queue_count;
+		if (hv_virtio_pop(&b->v, b->queue, &b->chain))
+			return true;
+	}
+	return false;
+}
+
 /* hv_virtio_step_fn */
 static bool blk_step(struct hv_virtio *v)
 {
 	struct blk *b = blk_of(v);
 	uint8_t status;
 
-	if (!hv_virtio_pop(v, QUEUE_REQUESTS, &b->chain))
+	if (!take(b))
 		return false;
+	b->writethrough = is_writethrough(b);
 	if (b->chain.read_length < HEADER_SIZE || b->chain.write_length == 0) {
-		hv_virtio_needs_reset(v, QUEUE_REQUESTS,
+		hv_virtio_needs_reset(v, b->queue,
 				      b->chain.write_length ? "a request without a header"
 							    : "a request without room for its status");
 		return false;
 	}
 	pthread_mutex_unlock(&v->dev.lock);
 	status = serve(b);
-	hv_virtq_write(&b->chain, b->chain.write_length - 1, &status, 1);
 	pthread_mutex_lock(&v->dev.lock);
-	b->served++;
-	hv_virtio_push(v, QUEUE_REQUESTS, &b->chain, b->chain.write_length);
+	if (status == STATUS_KEEP)
+		hv_blk_keep(b, &b->chain, b->queue);
+	else if (status != STATUS_LATER)
+		hv_blk_finish(b, &b->chain, b->queue, status);
 	return true;
 }
+
+static const struct hv_virtio_worker_ops worker_ops = {
+	.collect = hv_blk_collect,
+	.rested = hv_blk_rested,
+};
+
+/* Where there is a ring, that is what the worker waits at. */
+static void wait_at_ring(struct hv_virtio *v, int kick, bool *kicked)
+{
+	hv_blk_ring_wait(blk_of(v)->image->ring, kick);
+}
+
+static const struct hv_virtio_worker_ops ring_ops = {
+	.collect = hv_blk_collect,
+	.sleep = wait_at_ring,
+	.rested = hv_blk_rested,
+};
 
 /* --- the device --- */
 
@@ -260,6 +313,21 @@ static void blk_notify(struct hv_virtio *v, unsigned queue)
 static void blk_hold(struct hv_virtio *v, bool held)
 {
 	hv_virtio_worker_hold(&blk_of(v)->worker, held);
+	if (!held)
+		hv_blk_let_go(blk_of(v));
+}
+
+/* The one field that a driver may write: whether writes may wait for a flush. */
+static void blk_config_write(struct hv_virtio *v, unsigned offset, uint32_t value, unsigned size)
+{
+	if (offset == CONFIG_WRITEBACK && size == 1 && hv_virtio_has(v, F_CONFIG_WCE))
+		v->config[CONFIG_WRITEBACK] = value & 1;
+}
+
+static void blk_reset(struct hv_virtio *v)
+{
+	hv_blk_drop_kept(v);
+	v->config[CONFIG_WRITEBACK] = 1;
 }
 
 static void blk_describe(struct hv_virtio *v, char *buf, size_t size)
@@ -282,20 +350,26 @@ static void blk_destroy(struct hv_virtio *v)
 {
 	struct blk *b = blk_of(v);
 
-	if (b->disk)
+	if (b->image)
 		hv_disk_flush(b->disk, NULL);
 	hv_disk_io_free(b->io);
-	hv_disk_close(b->disk);
+	hv_blk_close(b->image);
+	free(b->out);
 	free(b);
 }
 
 static const struct hv_virtio_ops blk_ops = {
 	.name = "blk",
 	.id = ID,
-	.version = 1,
-	.queues = QUEUES,
+	.version = 2,
+	.queues = HV_BLK_QUEUES_MAX,
 	.notify = blk_notify,
+	.config_write = blk_config_write,
 	.hold = blk_hold,
+	.reset = blk_reset,
+	.save = hv_blk_save,
+	.load = hv_blk_load,
+	.kept = hv_blk_kept,
 	.describe = blk_describe,
 	.stop = blk_stop,
 	.destroy = blk_destroy,
@@ -309,6 +383,8 @@ static void fill_config(struct hv_virtio *v, const struct hv_disk_info *info, ui
 	hv_put_le64(c + CONFIG_CAPACITY, size / SECTOR);
 	hv_put_le32(c + CONFIG_SEG_MAX, SEGMENTS_MAX);
 	hv_put_le32(c + CONFIG_BLK_SIZE, info->sector_size);
+	c[CONFIG_WRITEBACK] = 1;
+	hv_put_le16(c + CONFIG_QUEUES, (uint16_t)v->queue_count);
 	if (v->offered & F_RO)
 		return;
 	hv_put_le32(c + CONFIG_DISCARD_SECTORS, RANGE_SECTORS);
@@ -319,59 +395,69 @@ static void fill_config(struct hv_virtio *v, const struct hv_disk_info *info, ui
 	c[CONFIG_ZEROES_MAY_UNMAP] = 1;
 }
 
-int hv_blk_open(const char *path, const char *format, bool readonly, struct hv_disk **disk,
-		struct hv_error *err)
+int hv_virtio_blk_resize(struct hv_device *dev, uint64_t size, struct hv_error *err)
 {
-	struct hv_disk_options options = {.format = format, .writable = !readonly};
-	struct hv_disk *d = NULL;
-	int rc = hv_disk_open(path, &options, &d, err);
+	struct blk *b = hv_container_of(dev, struct blk, v.dev);
+	int rc;
 
-	if (!rc && !readonly)
-		rc = hv_disk_may_write(d, err);
-	if (!rc && hv_disk_size(d) % SECTOR)
-		rc = hv_fail_usage(err,
-				   "%s: its %llu bytes are no whole number of 512-byte sectors, which a disk "
-				   "has; `truncate -s %%512 %s` fills it up",
-				   path, (unsigned long long)hv_disk_size(d), path);
-	if (!rc)
-		rc = hv_disk_lock(d, err);
-	if (rc)
-		hv_disk_close(d);
-	else
-		*disk = d;
+	pthread_mutex_lock(&dev->lock);
+	blk_hold(&b->v, true);
+	rc = size % SECTOR ? hv_fail_usage(err, "%s: a disk has whole sectors; %llu is no multiple of 512",
+					   b->v.name, (unsigned long long)size)
+			   : hv_disk_resize(b->disk, size, err);
+	if (!rc) {
+		b->size = size;
+		hv_put_le64(b->v.config + CONFIG_CAPACITY, size / SECTOR);
+		hv_virtio_config_changed(&b->v);
+	}
+	blk_hold(&b->v, false);
+	pthread_mutex_unlock(&dev->lock);
 	return rc;
 }
 
-void hv_blk_close(struct hv_disk *disk)
+static int make_room(struct blk *b)
 {
-	hv_disk_close(disk);
+	b->io = hv_disk_io_new();
+	b->out = calloc(HV_BLK_OUT_MAX, sizeof(*b->out));
+	b->kept_end = &b->kept;
+	for (unsigned i = 0; b->out && i < HV_BLK_OUT_MAX; i++)
+		hv_blk_out_put(b, &b->out[i]);
+	return b->io && b->out ? 0 : -ENOMEM;
 }
 
-int hv_virtio_blk_create(const struct hv_virtio_host *host, struct hv_disk *disk, const char *serial,
-			 struct hv_device **out, struct hv_error *err)
+int hv_virtio_blk_create(const struct hv_virtio_host *host, struct hv_blk_image *image, const char *serial,
+			 unsigned queues, struct hv_device **out, struct hv_error *err)
 {
-	bool writable = hv_disk_may_write(disk, NULL) == 0;
+	bool writable = hv_disk_may_write(image->disk, NULL) == 0;
 	struct blk *b = calloc(1, sizeof(*b));
 	struct hv_disk_info info;
 	int rc;
 
 	if (!b)
 		return hv_fail(err, ENOMEM, "virtio-blk: no memory for the device; close other programs");
-	hv_disk_info(disk, &info);
+	hv_disk_info(image->disk, &info);
 	b->size = info.size;
 	hv_virtio_init(&b->v, &blk_ops, host,
-		       F_SEG_MAX | F_BLK_SIZE | F_FLUSH | (writable ? F_DISCARD | F_WRITE_ZEROES : F_RO));
+		       F_SEG_MAX | F_BLK_SIZE | F_FLUSH | (queues > 1 ? F_MQ : 0) |
+			       (writable ? F_CONFIG_WCE | F_DISCARD | F_WRITE_ZEROES : F_RO));
+	b->v.queue_count = queues < HV_BLK_QUEUES_MAX ? queues : HV_BLK_QUEUES_MAX;
 	fill_config(&b->v, &info, b->size);
 	if (serial)
 		memcpy(b->serial, serial, strnlen(serial, sizeof(b->serial)));
-	b->io = hv_disk_io_new();
-	rc = b->io ? hv_virtio_worker_start(&b->worker, &b->v, blk_step, err)
-		   : hv_fail(err, ENOMEM, "%s: no memory for its requests; close other programs", b->v.name);
+	rc = make_room(b)
+		     ? hv_fail(err, ENOMEM, "%s: no memory for its requests; close other programs", b->v.name)
+		     : 0;
+	b->image = image;
+	b->disk = image->disk;
+	if (!rc)
+		rc = hv_virtio_worker_start_with(&b->worker, &b->v, blk_step,
+						 image->ring ? &ring_ops : &worker_ops, err);
 	if (rc) {
+		b->image = NULL; /* it stays the caller's */
 		hv_device_destroy(&b->v.dev);
 		return rc;
 	}
-	b->disk = disk;
+	hv_virtio_worker_offload(&b->worker);
 	*out = &b->v.dev;
 	return 0;
 }

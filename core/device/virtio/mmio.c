@@ -17,6 +17,7 @@
 #include "base/bytes.h"
 #include "device/virtio/virtio.h"
 #include "device/virtio/window.h"
+#include "kvm/eventfd.h"
 
 enum { /* offsets in a window (4.2.2) */
        REG_MAGIC = 0x000,
@@ -106,7 +107,7 @@ void hv_virtio_needs_reset(struct hv_virtio *v, unsigned queue, const char *what
 	if (v->status & HV_VIRTIO_NEEDS_RESET)
 		return;
 	v->status |= HV_VIRTIO_NEEDS_RESET;
-	if (queue < v->ops->queues && !v->queues[queue].broken)
+	if (queue < v->queue_count && !v->queues[queue].broken)
 		v->queues[queue].broken = HV_VIRTQ_BAD_REQUEST;
 	/* A guest that does it again and again doesn't fill the host's log. */
 	hv_log(v->host.log, v->reported ? HV_LOG_INFO : HV_LOG_WARN,
@@ -156,8 +157,26 @@ void hv_virtio_push(struct hv_virtio *v, unsigned queue, const struct hv_virtq_c
 
 static void notify(struct hv_virtio *v, uint32_t queue)
 {
-	if (queue < v->ops->queues && v->queues[queue].started && is_running(v))
+	if (queue < v->queue_count && v->queues[queue].started && is_running(v))
 		v->ops->notify(v, queue);
+}
+
+bool hv_virtio_notify_by(struct hv_virtio *v, int fd, bool on)
+{
+	uint64_t gpa = HV_VIRTIO_WINDOW_BASE + v->host.window * HV_VIRTIO_WINDOW_STRIDE + REG_QUEUE_NOTIFY;
+	int rc = v->host.vm ? 0 : -ENOTSUP;
+
+	for (unsigned i = 0; i < v->queue_count && !rc; i++) {
+		rc = hv_vm_notify_fd(v->host.vm, gpa, i, fd, on);
+		if (rc && on) { /* all or none */
+			hv_log(v->host.log, HV_LOG_INFO, "%s: KVM has no eventfd for queue %u: %s", v->name,
+			       i, strerror(-rc));
+			while (i-- > 0)
+				hv_vm_notify_fd(v->host.vm, gpa, i, fd, false);
+			break;
+		}
+	}
+	return rc == 0;
 }
 
 static void hold(struct hv_virtio *v, bool held)
@@ -191,7 +210,7 @@ static void write_ready(struct hv_virtio *v, struct hv_virtq *q, bool ready)
 /* The queue that queue_sel names; NULL when the device doesn't have it. */
 static struct hv_virtq *selected(struct hv_virtio *v)
 {
-	return v->queue_sel < v->ops->queues ? &v->queues[v->queue_sel] : NULL;
+	return v->queue_sel < v->queue_count ? &v->queues[v->queue_sel] : NULL;
 }
 
 static void set_half(uint64_t *address, bool high, uint32_t value)
@@ -231,7 +250,7 @@ static void reset(struct hv_virtio *v)
 	v->status = 0;
 	v->device_sel = v->driver_sel = v->queue_sel = 0;
 	acknowledge(v, INTERRUPTS);
-	for (unsigned i = 0; i < v->ops->queues; i++) {
+	for (unsigned i = 0; i < v->queue_count; i++) {
 		struct hv_virtq *q = &v->queues[i];
 
 		hv_virtq_stop(q);
@@ -264,7 +283,7 @@ static void write_status(struct hv_virtio *v, uint32_t value)
 		v->status |= HV_VIRTIO_DRIVER_OK;
 		if (v->status & HV_VIRTIO_NEEDS_RESET)
 			interrupt(v, INTERRUPT_CONFIG);
-		for (unsigned i = 0; i < v->ops->queues; i++)
+		for (unsigned i = 0; i < v->queue_count; i++)
 			notify(v, i); /* what was made available before */
 	}
 }
@@ -373,6 +392,14 @@ static void mmio_hold(struct hv_device *dev, bool held)
 	hold(virtio_of(dev), held);
 }
 
+/* In order: a chain that is done, or that is kept, behind one that is kept. */
+static void save_done(struct hv_encoder *e, const struct hv_virtq_done *done)
+{
+	hv_enc_u8(e, done->waits);
+	hv_enc_u16(e, done->waits ? done->head : 0);
+	hv_enc_u32(e, done->waits ? done->length : 0);
+}
+
 static void mmio_save(struct hv_device *dev, struct hv_encoder *e)
 {
 	struct hv_virtio *v = virtio_of(dev);
@@ -385,7 +412,7 @@ static void mmio_save(struct hv_device *dev, struct hv_encoder *e)
 	hv_enc_u32(e, v->device_sel);
 	hv_enc_u32(e, v->driver_sel);
 	hv_enc_u32(e, v->queue_sel);
-	for (unsigned i = 0; i < v->ops->queues; i++) {
+	for (unsigned i = 0; i < v->queue_count; i++) {
 		const struct hv_virtq *q = &v->queues[i];
 
 		hv_enc_u16(e, q->size);
@@ -397,6 +424,8 @@ static void mmio_save(struct hv_device *dev, struct hv_encoder *e)
 		hv_enc_u16(e, q->taken);
 		hv_enc_u16(e, q->returned);
 		hv_enc_u16(e, q->told);
+		for (uint16_t at = q->returned; q->in_order && at != q->taken; at++)
+			save_done(e, &q->done[at % q->size]);
 	}
 	if (v->ops->save)
 		v->ops->save(v, e);
@@ -406,6 +435,22 @@ static void mmio_save(struct hv_device *dev, struct hv_encoder *e)
 static int damaged(const struct hv_virtio *v, const char *what, struct hv_error *err)
 {
 	return hv_fail_unsafe(err, "saved state: device '%s' has %s; the data is damaged", v->name, what);
+}
+
+static int load_done(const struct hv_virtio *v, struct hv_virtq *q, struct hv_decoder *d,
+		     struct hv_error *err)
+{
+	for (uint16_t at = q->returned; q->in_order && at != q->taken; at++) {
+		struct hv_virtq_done *done = &q->done[at % q->size];
+		uint8_t waits = hv_dec_u8(d);
+
+		done->head = hv_dec_u16(d);
+		done->length = hv_dec_u32(d);
+		if (waits > 1 || done->head >= q->size)
+			return damaged(v, "a request that is done and that its driver can't have made", err);
+		done->waits = waits;
+	}
+	return 0;
 }
 
 /* A queue of the driver that was saved: its areas are checked as if the driver had just written them. */
@@ -431,12 +476,28 @@ static int load_queue(struct hv_virtio *v, struct hv_virtq *q, struct hv_decoder
 		return damaged(v, "a queue whose rings are not in memory", err);
 	if (!started && (taken | returned | told))
 		return damaged(v, "progress in a queue that is not ready", err);
-	if (taken != returned && !broken)
-		return damaged(v, "requests that were in the air when it was saved", err);
+	if ((uint16_t)(taken - returned) > q->size)
+		return damaged(v, "more requests in the air than its queue has places", err);
 	q->taken = taken;
 	q->returned = returned;
 	q->told = told;
 	q->broken = (enum hv_virtq_error)broken;
+	return load_done(v, q, d, err);
+}
+
+/* Every chain that was taken and not returned is one that the type has kept, or waits for one. */
+static int check_kept(const struct hv_virtio *v, struct hv_error *err)
+{
+	for (unsigned i = 0; i < v->queue_count; i++) {
+		const struct hv_virtq *q = &v->queues[i];
+		unsigned out = (uint16_t)(q->taken - q->returned), known;
+
+		known = v->ops->kept ? v->ops->kept(v, i) : 0;
+		for (unsigned at = 0; at < HV_VIRTQ_SIZE_MAX; at++)
+			known += q->done[at].waits;
+		if (out != known && !q->broken)
+			return damaged(v, "requests that were in the air when it was saved", err);
+	}
 	return 0;
 }
 
@@ -465,10 +526,12 @@ static int load(struct hv_virtio *v, struct hv_decoder *d, struct hv_error *err)
 		return damaged(v, "a status or features that this device can't have", err);
 	if (pending & ~(uint32_t)INTERRUPTS)
 		return damaged(v, "interrupts that it can't raise", err);
-	for (unsigned i = 0; i < v->ops->queues && !rc; i++)
+	for (unsigned i = 0; i < v->queue_count && !rc; i++)
 		rc = load_queue(v, &v->queues[i], d, err);
 	if (!rc && v->ops->load)
 		rc = v->ops->load(v, d, err);
+	if (!rc)
+		rc = check_kept(v, err);
 	if (!rc)
 		rc = hv_device_load_end(&v->dev, d, err);
 	if (rc)
@@ -492,7 +555,7 @@ static int mmio_load(struct hv_device *dev, struct hv_decoder *d, uint16_t versi
 	hold(v, false);
 	if (rc)
 		reset(v);
-	for (unsigned i = 0; i < v->ops->queues; i++)
+	for (unsigned i = 0; i < v->queue_count; i++)
 		notify(v, i);
 	return rc;
 }
@@ -515,7 +578,7 @@ static void mmio_describe(struct hv_device *dev, char *buf, size_t size)
 	used = strlen(buf);
 	snprintf(buf + used, size - used, "%s%s, status 0x%02x, features 0x%llx", used ? ", " : "", state,
 		 v->status, (unsigned long long)v->accepted);
-	for (unsigned i = 0; i < v->ops->queues; i++) {
+	for (unsigned i = 0; i < v->queue_count; i++) {
 		const struct hv_virtq *q = &v->queues[i];
 
 		used = strlen(buf);
@@ -564,6 +627,7 @@ void hv_virtio_init(struct hv_virtio *v, const struct hv_virtio_ops *ops, const 
 	v->dev_ops.name = v->name;
 	v->dev_ops.version = ops->version;
 	hv_device_init(&v->dev, &v->dev_ops);
+	v->queue_count = ops->queues;
 	for (unsigned i = 0; i < ops->queues; i++) {
 		v->queues[i].mem = host->mem;
 		v->queues[i].size = v->queue_size;

@@ -272,6 +272,24 @@ void hv_virtq_put_back(struct hv_virtq *q, const struct hv_virtq_chain *chain)
 		q->taken = chain->place;
 }
 
+bool hv_virtq_has_more(const struct hv_virtq *q)
+{
+	return q->started && !q->broken && waiting(q) > 0;
+}
+
+int hv_virtq_again(struct hv_virtq *q, uint16_t head, uint16_t place, struct hv_virtq_chain *chain)
+{
+	chain->place = place;
+	chain->head = head;
+	chain->count = chain->readable = 0;
+	chain->read_length = chain->write_length = 0;
+	/* In order, places are where the used ring goes on; otherwise nobody looks at them. */
+	if (!q->started || head >= q->size ||
+	    (q->in_order && (uint16_t)(place - q->returned) >= (uint16_t)(q->taken - q->returned)))
+		return -EBADMSG;
+	return walk(q, chain) ? -EBADMSG : 0;
+}
+
 /* --- the used ring --- */
 
 /* The entry first, then the index that shows it. */

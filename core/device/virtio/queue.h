@@ -98,6 +98,13 @@ void hv_virtq_stop(struct hv_virtq *q);
  */
 int hv_virtq_pop(struct hv_virtq *q, struct hv_virtq_chain *chain);
 
+/* True when the driver has made chains available that nobody has popped. */
+bool hv_virtq_has_more(const struct hv_virtq *q);
+
+/* A chain that was popped before and never given back, after its queue was started anew with all else as it
+ * was: by its head and place. 0, or -EBADMSG and the queue is as it was. */
+int hv_virtq_again(struct hv_virtq *q, uint16_t head, uint16_t place, struct hv_virtq_chain *chain);
+
 /*
  * Undoes the last hv_virtq_pop: its chain is not out any more, and the next pop gives what stands in its
  * place then, which a hostile driver may have changed. For a device that can't finish a chain now and won't

@@ -102,6 +102,7 @@ int hv_virtio_rng_create(const struct hv_virtio_host *host, struct hv_device **o
 		hv_device_destroy(&r->v.dev);
 		return rc;
 	}
+	hv_virtio_worker_offload(&r->worker);
 	*out = &r->v.dev;
 	return 0;
 }

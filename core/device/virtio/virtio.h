@@ -53,10 +53,18 @@ struct hv_virtio_ops {
 	void (*reset)(struct hv_virtio *v); /* the type's own state; nothing is out */
 	void (*save)(struct hv_virtio *v, struct hv_encoder *e);
 	int (*load)(struct hv_virtio *v, struct hv_decoder *d, struct hv_error *err);
+	/* Chains that the type has taken from a queue and not pushed, although it is held. NULL: none. */
+	unsigned (*kept)(const struct hv_virtio *v, unsigned queue);
 	void (*describe)(struct hv_virtio *v, char *buf,
 			 size_t size);        /* what stands before the transport's */
 	void (*stop)(struct hv_virtio *v);    /* ends its threads; lock not held */
 	void (*destroy)(struct hv_virtio *v); /* frees it; lock not held */
+};
+
+/* The host has no room for what a device writes; hv_machine_stop_full. */
+struct hv_virtio_full {
+	const char *device; /* "virtio-blk0" */
+	int error;          /* ENOSPC, EDQUOT, EFBIG */
 };
 
 /* What a machine gives to a device: its window, its memory, its interrupt. Borrowed. */
@@ -65,6 +73,11 @@ struct hv_virtio_host {
 	const struct hv_memory *mem;
 	struct hv_irq_line irq; /* pulsed for each event, and high while one is not acknowledged */
 	const struct hv_log *log;
+	const struct hv_vm *vm; /* NULL: notifications come by mmio_write only */
+	/* Stops the machine until someone has made room. Called by a device's thread that is at rest, without
+	 * its lock. NULL: the guest gets an I/O error. */
+	void (*full)(void *ctx, const struct hv_virtio_full *what);
+	void *full_ctx;
 };
 
 struct hv_virtio {
@@ -80,6 +93,7 @@ struct hv_virtio {
 	bool line_high; /* what the interrupt line was last told */
 	bool reported;  /* a driver's mistake was told of */
 	uint16_t queue_size;
+	unsigned queue_count; /* ops->queues, unless the type has set it lower before the driver comes */
 	struct hv_virtq queues[HV_VIRTIO_QUEUES_MAX];
 
 	/* The device's configuration space, little-endian, as the driver reads it; the type fills it. */
@@ -107,6 +121,12 @@ void hv_virtio_needs_reset(struct hv_virtio *v, unsigned queue, const char *what
 
 /* The type has changed its configuration: a new generation, and an interrupt that tells. */
 void hv_virtio_config_changed(struct hv_virtio *v);
+
+/*
+ * From now on (or no more) the driver's notifications of all queues are written to fd by the kernel, without
+ * an exit to us and without ops->notify. False when the machine or KVM can't; then all is as before. No lock.
+ */
+bool hv_virtio_notify_by(struct hv_virtio *v, int fd, bool on);
 
 bool hv_virtio_has(const struct hv_virtio *v, uint64_t feature); /* the driver has accepted it */
 HV_API_END

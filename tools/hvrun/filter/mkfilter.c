@@ -37,6 +37,10 @@ static const char *const plain[] = {
 	"read", "write", "readv", "writev", "pread64", "pwrite64", "preadv", "pwritev", "lseek",
 	"close", "fstat", "newfstatat", "statx", "ftruncate", "fallocate", "fsync", "fdatasync",
 	"flock", "dup", "pipe2",
+	/* a disk's data that is in the kernel's cache, and the rest by a ring that was made before and takes
+	 * reads, writes and flushes only (core/device/virtio/blk_uring.c); not io_uring_setup: a new ring could
+	 * open and connect */
+	"preadv2", "pwritev2", "io_uring_enter",
 	/* sockets that we hold */
 	"accept", "accept4", "recvfrom", "recvmsg", "sendto", "sendmsg", "shutdown", "getsockopt",
 	"setsockopt", "getsockname", "getpeername",
