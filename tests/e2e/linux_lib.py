@@ -51,7 +51,10 @@ class Linux:
 
     def modules(self, *names):
         """[(name, bytes)] of these and what they depend on, in the order in which they load."""
-        return box.modules(self.folder, names)
+        try:
+            return box.modules(self.folder, names)
+        except (box.Trouble, OSError, subprocess.SubprocessError) as why:
+            return skip(f"the kernel's modules can't be had: {why}")
 
     def initrd(self, name, init, modules, files=()):
         """An initial RAM disk: busybox, the script init, modules in /m, and (name, mode, bytes) more. Its path."""

@@ -277,8 +277,10 @@ static bool take_stats(struct balloon *b)
 static bool balloon_step(struct hv_virtio *v)
 {
 	struct balloon *b = balloon_of(v);
-	bool done = inflate(b) | deflate(b) | take_stats(b);
+	bool done = inflate(b);
 
+	done |= deflate(b);
+	done |= take_stats(b);
 	for (unsigned queue = hv_virtio_has(v, F_STATS_VQ) ? QUEUE_STATS + 1 : QUEUE_STATS; queue < QUEUES;
 	     queue++)
 		done |= take_report(b, queue);
