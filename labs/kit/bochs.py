@@ -32,11 +32,16 @@ from kit.box import (BEGUN, TIMED_OUT, Trouble, cpio, die_with_us, environment, 
 
 BOOT_LIMIT = 600                          # until the command starts; 80 s of an idle processor with a distribution's kernel
 MODULES = ("kvm-intel", "ata_piix", "sd_mod", "crc32c_generic", "ext4")
+INSIDE = {"CONFIG_KVM_INTEL=y", "CONFIG_ATA_PIIX=y", "CONFIG_BLK_DEV_SD=y", "CONFIG_EXT4_FS=y"}  # of a kernel without modules
 COMMAND_LINE = "console=ttyS0 panic=-1 mitigations=off tsc=reliable lpj=1000000 quiet loglevel=3 nomodeset"
 RESULTS = 256 << 20                       # bytes that can come back
 SECTOR = 512
 ENDED = re.compile(rb"\x01box-end (\d+) (\w+)\x02")
-PROGRAMS = (("bochs-bin", "bochs"), ("xorriso", "xorriso"), ("mke2fs", "e2fsprogs"), ("ldd", "libc-bin"), ("tar", "tar"))
+PROGRAMS = ((("bochs-bin", "bochs"), "bochs"), (("xorriso",), "xorriso"), (("mke2fs",), "e2fsprogs"), (("ldd",), "libc-bin"),
+            (("tar",), "tar"), (("busybox",), "busybox-static"))
+ELSEWHERE = {"bochs-term": ("bochs", "bochs"), "bochsbios": ("bochs", "bochs"), "vgabios": ("bochs", "bochs"),  # Fedora, Arch
+             "isolinux": ("syslinux", "syslinux"), "syslinux-common": ("syslinux", "syslinux"), "xorriso": ("xorriso", "libisoburn"),
+             "libc-bin": ("glibc-common", "glibc"), "busybox-static": ("busybox", "busybox")}
 FILES = {                                 # where distributions put them, and Debian's package
     "BIOS": (("/usr/share/bochs/BIOS-bochs-latest",), "bochsbios"),
     "VGA": (("/usr/share/bochs/VGABIOS-lgpl-latest", "/usr/share/vgabios/vgabios.bin"), "vgabios"),
@@ -88,36 +93,47 @@ sound: driver=dummy
 
 
 # --- what it needs ------------------------------------------------------------------------------------------------------
+def which(name):
+    """A program, those for root included: mke2fs is no secret."""
+    return shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
+
+
+def lacking(find=which, there=os.path.exists):
+    """The packages (by Debian's names) of what isn't here."""
+    lacks = [package for names, package in PROGRAMS if not any(find(name) for name in names)]
+    lacks += [package for places, package in FILES.values() if not any(there(place) for place in places)]
+    return list(dict.fromkeys(lacks))
+
+
 def needed():
-    """Where the programs' files are; a sentence when something is missing."""
-    found, lacking = {}, []
-    path = os.environ.get("PATH", os.defpath) + ":/sbin:/usr/sbin"
-    for name, package in PROGRAMS:
-        found[name] = shutil.which(name, path=path) or (shutil.which("bochs", path=path) if name == "bochs-bin" else None)
-        if not found[name]:
-            lacking.append((name.removesuffix("-bin"), package))
-    for name, (places, package) in FILES.items():
-        found[name] = next((place for place in places if os.path.exists(place)), None)
-        if not found[name]:
-            lacking.append((os.path.basename(places[0]), package))
-    busybox = shutil.which("busybox", path=path)
-    if not busybox:
-        lacking.append(("busybox", "busybox-static"))
-    if lacking:
-        raise Trouble(f"the box with VT-x lacks {', '.join(name for name, _ in lacking)}: `tests/deps bochs` installs what is missing; "
-                      f"Debian's packages are {' '.join(dict.fromkeys(package for _, package in lacking))}")
-    if b"/ld-linux" in open(busybox, "rb").read(4096):
-        raise Trouble("there is no busybox that needs no libraries: install busybox-static")
-    found["busybox"] = busybox
+    """Where the files and programs are; a sentence when something is missing."""
+    lacks = lacking()
+    if lacks:
+        raise Trouble(f"the machine with VT-x lacks something: install {' '.join(lacks)} (Debian's names; `tests/deps bochs` does "
+                      "it on Fedora and Arch, too)")
+    found = {name: next(place for place in places if os.path.exists(place)) for name, (places, _) in FILES.items()}
+    for names, _ in PROGRAMS:
+        found[names[0]] = next(filter(None, map(which, names)))
+    with open(found["busybox"], "rb") as file:
+        if b"/ld-linux" in file.read(4096):
+            raise Trouble("there is no busybox that needs no libraries: install busybox-static")
     return found
 
 
 def small_kernel():
-    """hvkit's own kernel for boxes, which `make box-kernel` builds; None where it isn't."""
+    """The newest of hvkit's own kernels for boxes, which `make box-kernel` keeps; None where there is none. It is told by
+    what is built into it: each lies in a folder of its own, beside its configuration."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    ready = sorted(glob.glob(os.path.join(base, "hvkit", "linux", "box*", "bzImage")) +
-                   glob.glob(os.path.join(base, "hvkit", "linux", "bzImage-box*")), key=os.path.getmtime)
-    return ready[-1] if ready else None
+    ready = []
+    for image in glob.glob(os.path.join(base, "hvkit", "linux", "*", "bzImage")):
+        try:
+            with open(os.path.join(os.path.dirname(image), "config"), encoding="utf-8") as file:
+                inside = set(file.read().split())
+        except OSError:
+            continue
+        if INSIDE <= inside:
+            ready.append(image)
+    return max(ready, key=os.path.getmtime, default=None)
 
 
 def kernel_and_modules(options, say):

@@ -28,7 +28,7 @@ FILES = ("/etc/passwd", "/etc/group", "/etc/hosts", "/etc/nsswitch.conf", "/etc/
          "/lib/terminfo", "/usr/share/terminfo/x", "/usr/share/terminfo/v", "/usr/share/gdb", "/usr/lib/locale/C.utf8")
 COMPILER_LEFT_OUT = re.compile(r"cc1plus|lto1$|f951|cc1obj|plugin$|lib(a|l|t|ub|hwa)san|libstdc\+\+|\.spec$")
 HEADERS_LEFT_OUT = re.compile(r"c\+\+$|llvm|clang|boost$|X11$|node|python|ruby|qt|gtk|glib|GL$|opencv|unicode$")
-PYTHON_LEFT_OUT = re.compile(r"^(test|tests|idlelib|tkinter|turtledemo|ensurepip|site-packages|__pycache__|config-3.*|lib2to3)$")
+PYTHON_LEFT_OUT = re.compile(r"^(test|tests|idlelib|tkinter|turtledemo|ensurepip|site-packages|config-3.*|lib2to3)$")
 SPARE = 1024 << 20                        # bytes that the command may write
 
 
@@ -72,7 +72,7 @@ class Pack:
                 with open(path, "rb") as file:
                     if file.read(4) == b"\x7fELF":
                         self.elf.add(path)
-        return path
+        return path if path in self.files or path in self.folders else None
 
     def add_tree(self, top, leaves_out=lambda folder, name: False):
         """A folder with all that is in it, but for what leaves_out(folder, name) says."""
@@ -137,7 +137,7 @@ def add_work(pack, top, build):
 
     def leaves_out(folder, name):
         path = os.path.join(folder, name)
-        if name in (".git", "__pycache__"):
+        if name == ".git":
             return True
         if folder == top and name.startswith("build") and os.path.isdir(path):
             return path != built
