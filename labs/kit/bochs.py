@@ -370,7 +370,7 @@ def run(options, say):
         # This Python first in PATH: a version manager's own would want all of the manager.
         contents = pack.packed(options.command, os.environ.get("BUILD") or "build", options.pack)
         pack.make_disk(contents, folder, os.path.join(folder, "disk"),
-                       {"/hvlab-box": script_of(options, environment("intel", 30, os.path.dirname(sys.executable)))})
+                       {"/hvlab-box": script_of(options, environment("intel", 6, os.path.dirname(sys.executable)))})
         with open(os.path.join(folder, "results"), "wb") as file:
             file.truncate(RESULTS + -RESULTS % (16 * 63 * SECTOR))
         make_cd(found, folder, kernel, ramdisk(found["busybox"], loaded, top))

@@ -362,7 +362,8 @@ def arguments(words):
     parser.add_argument("--cpu", choices=("amd", "intel"), default="amd", help="AMD-V by QEMU, or VT-x by Bochs, which is many times "
                         "slower and gets a copy of the tree and of common programs; changes in the tree come back at the end (amd)")
     parser.add_argument("--timeout", type=float, metavar="SECONDS",
-                        help=f"end the command after so long, with status {TIMED_OUT} ({COMMAND_LIMIT}, on VT-x {INTEL_LIMIT}; a shell: none)")
+                        help=f"end the command after so long, with status {TIMED_OUT} ({COMMAND_LIMIT}, with VT-x {INTEL_LIMIT}; "
+                        "a shell: none)")
     parser.add_argument("--memory", type=int, metavar="MIB", help=f"its memory ({MEMORY}, with VT-x {INTEL_MEMORY})")
     parser.add_argument("--cpus", type=int, metavar="N", help=f"its CPUs ({CPUS}, with VT-x 1)")
     parser.add_argument("--root", metavar="FOLDER", help="what it has as its root, an x86-64 Linux (/); not with VT-x")
