@@ -17,7 +17,6 @@ import pty
 import re
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -30,7 +29,7 @@ from kit import pack
 from kit.box import (BEGUN, TIMED_OUT, Trouble, cpio, die_with_us, environment, kernel_folder, last_words, modules, script_of,
                      write)
 
-BOOT_LIMIT = 600                          # until the command starts; 80 s of an idle processor with a distribution's kernel
+BOOT_LIMIT = 1200                         # until the command starts; 75 s of an idle processor with a distribution's kernel
 MODULES = ("kvm-intel", "ata_piix", "sd_mod", "crc32c_generic", "ext4")
 INSIDE = {"CONFIG_KVM_INTEL=y", "CONFIG_ATA_PIIX=y", "CONFIG_BLK_DEV_SD=y", "CONFIG_EXT4_FS=y"}  # of a kernel without modules
 COMMAND_LINE = "console=ttyS0 panic=-1 mitigations=off tsc=reliable lpj=1000000 quiet loglevel=3 nomodeset"
@@ -173,9 +172,8 @@ def make_cd(found, folder, kernel, initrd):
     write(os.path.join(inside, "initrd"), initrd)
     write(os.path.join(inside, "isolinux", "isolinux.cfg"),
           f"DEFAULT box\nPROMPT 0\nTIMEOUT 1\nLABEL box\n KERNEL /vmlinuz\n APPEND initrd=/initrd {COMMAND_LINE}\n")
-    subprocess.run([found["xorriso"], "-as", "mkisofs", "-quiet", "-o", os.path.join(folder, "cd.iso"), "-b", "isolinux/isolinux.bin",
-                    "-c", "isolinux/boot.cat", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table", inside],
-                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=120, check=True)
+    pack.checked([found["xorriso"], "-as", "mkisofs", "-quiet", "-o", os.path.join(folder, "cd.iso"), "-b", "isolinux/isolinux.bin",
+                  "-c", "isolinux/boot.cat", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table", inside])
     shutil.rmtree(inside)
 
 
@@ -226,7 +224,7 @@ class Machine:
         self.status, self.why, self.begun, self.seen, self.said = None, "", False, b"", b""
         self.line, self.line_slave = pseudo_terminal() if interactive else (None, None)
         self.followed, self.console, self.tail = None, None, b""
-        self.drained = []
+        self.drained, self.terminal = [], None
         line = os.ttyname(self.line_slave) if interactive else os.path.join(folder, "output")
         values = {name: path for name, path in found.items() if name in FILES}
         write(os.path.join(folder, "bochsrc"), CONFIGURATION.format(memory=options.memory, cpus=options.cpus, folder=folder, line=line,
@@ -242,8 +240,8 @@ class Machine:
                                    check=False, timeout=30, cwd=self.folder).stdout
         if b"-rc filename" in help_text:  # built with its debugger, which waits for a command first
             words += ["-rc", os.path.join(self.folder, "go")]
-        ours, theirs = pty.openpty()
-        self.drained.append(ours)
+        self.terminal, theirs = pty.openpty()
+        self.drained.append(self.terminal)
 
         def own_terminal():
             os.setsid()
@@ -275,7 +273,7 @@ class Machine:
             self.drained.remove(descriptor)
             os.close(descriptor)
             return
-        if descriptor != self.drained[0]:
+        if descriptor != self.terminal:
             return
         self.said = (self.said + data)[-8192:]
         screen = re.search(rb'connected to screen "(/dev/pts/\d+)"', self.said)
@@ -298,15 +296,15 @@ class Machine:
         return file, file.read()
 
     def look(self):
-        """True once the machine said that the command ended."""
-        if not self.interactive:
-            self.followed, data = self.grown(self.followed, "output")
-            self.out(data)
+        """True once the machine said that the command ended. All of its output is in the file by then."""
         self.console, data = self.grown(self.console, "console")
         self.tail = (self.tail + data)[-200:]
         ended = ENDED.search(self.tail)
         if ended:
             self.status, self.why = int(ended.group(1)), ended.group(2).decode()
+        if not self.interactive:
+            self.followed, data = self.grown(self.followed, "output")
+            self.out(data)
         return ended is not None
 
     # --- until it ends ---
@@ -351,12 +349,14 @@ def verdict(machine, ended, top, say):
     if machine.status is not None and machine.why == "command":
         take_back(os.path.join(machine.folder, "results"), top, say)
         return machine.status
+    if machine.status is not None:
+        raise Trouble(f"the emulated machine's kernel can't mount its disk{last_words(machine.folder, 3)}")
     if machine.begun and not ended:
         print("hvlab box: the command did not end in its time (--timeout)", file=sys.stderr)
         return TIMED_OUT
     if machine.begun:
         raise Trouble(f"the emulated machine ended before the command did: {trouble_of(machine)}{last_words(machine.folder, 12)}")
-    if machine.child.returncode is None or not ended:
+    if not ended:
         raise Trouble(f"the emulated machine did not start in its time{last_words(machine.folder, 3)}")
     raise Trouble(f"the emulated machine did not start: {trouble_of(machine)}{last_words(machine.folder, 3)}")
 
@@ -367,8 +367,10 @@ def run(options, say):
     kernel, loaded = kernel_and_modules(options, say)
     top = pack.tree_of(os.getcwd())
     with tempfile.TemporaryDirectory(prefix="hvlab-box.") as folder:
+        if '"' in folder or "\n" in folder:  # bochsrc(5) knows no way to quote them
+            raise Trouble(f"Bochs can't be told of the folder {folder!r}: set TMPDIR to another")
         # This Python first in PATH: a version manager's own would want all of the manager.
-        contents = pack.packed(options.command, os.environ.get("BUILD") or "build", options.pack)
+        contents = pack.packed(options.command, top, os.environ.get("BUILD") or "build", options.pack)
         pack.make_disk(contents, folder, os.path.join(folder, "disk"),
                        {"/hvlab-box": script_of(options, environment("intel", 6, os.path.dirname(sys.executable)))})
         with open(os.path.join(folder, "results"), "wb") as file:

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import sysconfig
 
+from kit.box import Trouble
+
 COMMANDS = """
     sh bash dash env ls cat cp mv ln rm mkdir rmdir mktemp mkfifo touch chmod chown stat dd head tail cut sort uniq tr wc seq sleep
     timeout date echo printf test [ true false tee od cmp diff patch find xargs grep egrep sed awk mawk gawk gzip tar cpio id whoami
@@ -30,13 +32,14 @@ COMPILER_LEFT_OUT = re.compile(r"cc1plus|lto1$|f951|cc1obj|plugin$|lib(a|l|t|ub|
 HEADERS_LEFT_OUT = re.compile(r"c\+\+$|llvm|clang|boost$|X11$|node|python|ruby|qt|gtk|glib|GL$|opencv|unicode$")
 PYTHON_LEFT_OUT = re.compile(r"^(test|tests|idlelib|tkinter|turtledemo|ensurepip|site-packages|config-3.*|lib2to3)$")
 SPARE = 1024 << 20                        # bytes that the command may write
+MOST = 6 << 30                            # bytes that are copied
 
 
 class Pack:
     """Paths of this machine that go onto the disk: folders, links, files. Each path is walked link by link."""
 
     def __init__(self):
-        self.folders, self.links, self.files, self.elf = set(), {}, {}, set()
+        self.folders, self.links, self.files, self.elf, self.bytes = set(), {}, {}, set(), 0
 
     def _step(self, path):
         """The path with the first link on it replaced; None where it has none. Folders above it are noted."""
@@ -68,6 +71,10 @@ class Pack:
             self.folders.add(path)
         elif stat.S_ISREG(info.st_mode) and path not in self.files and os.access(path, os.R_OK):
             self.files[path] = info.st_size
+            self.bytes += info.st_size
+            if self.bytes > MOST:
+                raise Trouble(f"more than {MOST >> 30} GiB would be copied for the machine with VT-x ({path} and before): start it in a "
+                              "smaller folder")
             if info.st_size > 64 and (info.st_mode & 0o111 or ".so" in path):
                 with open(path, "rb") as file:
                     if file.read(4) == b"\x7fELF":
@@ -116,8 +123,11 @@ class Pack:
             try:
                 shutil.copyfile(path, root + path)
                 shutil.copystat(path, root + path)
-            except OSError:               # it went, or changed, meanwhile
+            except (FileNotFoundError, PermissionError):  # it changed meanwhile
                 continue
+        for path in sorted(self.folders, reverse=True):
+            if os.path.isdir(path):
+                os.chmod(root + path, stat.S_IMODE(os.stat(path).st_mode) | 0o700)
 
 
 # --- what belongs to a command ------------------------------------------------------------------------------------------
@@ -181,8 +191,12 @@ def add_compiler(pack):
     pack.add_tree("/usr/include", lambda _, name: bool(HEADERS_LEFT_OUT.search(name)))
 
 
-def packed(command, build, more):
-    """All that goes onto the disk for a command (a list of words; empty: a shell) that starts in the current folder."""
+def packed(command, top, build, more):
+    """All that goes onto the disk for a command (a list of words; empty: a shell) that starts in the current folder, of the tree
+    at top."""
+    if top in ("/", "/usr", "/etc", "/home", "/root", "/var"):
+        raise Trouble(f"the machine with VT-x gets a copy of the folder that it is started in, and {top} is too much: start it in "
+                      "the one with your files")
     pack = Pack()
     for path in FILES:
         if os.path.isdir(path):
@@ -195,7 +209,7 @@ def packed(command, build, more):
             pack.add(path)
     add_python(pack)
     add_compiler(pack)
-    add_work(pack, tree_of(os.getcwd()), build)
+    add_work(pack, top, build)
     pack.add(os.getcwd())
     for path in more:
         pack.add_tree(path)
@@ -205,10 +219,20 @@ def packed(command, build, more):
     return pack
 
 
+def checked(words):
+    """Runs a program that has to succeed; its last words are the sentence when it doesn't."""
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=900, check=False,
+                          text=True, errors="replace")
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        raise Trouble(f"{os.path.basename(words[0])} fails: {said[-1] if said else 'it says nothing'}")
+
+
 def make_disk(pack, folder, image, texts):
-    """An ext4 image of it and of texts ({path: bytes or words}); folder holds the copy meanwhile. Raises CalledProcessError."""
+    """An ext4 image of it and of texts ({path: words}); folder holds the copy meanwhile."""
     root = os.path.join(folder, "packed")
     os.mkdir(root)
+    os.chmod(root, 0o755)
     try:
         pack.copy(root)
         for path, text in texts.items():
@@ -219,9 +243,7 @@ def make_disk(pack, folder, image, texts):
         with open(image, "wb") as file:
             file.truncate(size)
         inodes = (len(pack.files) + len(pack.folders) + len(pack.links)) * 2 + 20000
-        subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0,lazy_itable_init=1,nodiscard",
-                        "-m", "0", "-N", str(inodes), "-d", root, image], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.PIPE, env={**os.environ, "PATH": os.environ.get("PATH", os.defpath) + ":/sbin:/usr/sbin"},
-                       timeout=600, check=True)
+        checked([shutil.which("mke2fs", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"), "-q", "-F", "-t", "ext4", "-O",
+                 "^has_journal", "-E", "root_owner=0:0,lazy_itable_init=1,nodiscard", "-m", "0", "-N", str(inodes), "-d", root, image])
     finally:
         shutil.rmtree(root, ignore_errors=True)

@@ -23,6 +23,8 @@ for words, told in ((("--root", "/"), "--pack"), (("--cache", "no"), "--pack"), 
                     (("--pack", str(TMP / "none")), "not there")):
     done = run(HVLAB, "box", "--cpu", "intel", *words, "--", "true", status=2, env=ENV)
     check(told in done.stderr, f"{' '.join(words)} is refused by a sentence", done.stderr)
+done = run(HVLAB, "box", "--cpu", "intel", "--", "true", status=1, env=ENV, cwd="/")
+check("too much" in done.stderr or "lacks" in done.stderr, "the whole machine is not copied", done.stderr)
 done = run(HVLAB, "box", "--cpu", "vax", "--", "true", status=2, env=ENV)
 check("intel" in done.stderr, "another processor is refused", done.stderr)
 done = run(HVLAB, "box", "--pack", "/etc", "--", "true", status=2, env=ENV)
