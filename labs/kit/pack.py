@@ -18,7 +18,7 @@ from kit.box import Trouble
 COMMANDS = """
     sh bash dash env ls cat cp mv ln rm mkdir rmdir mktemp mkfifo touch chmod chown stat dd head tail cut sort uniq tr wc seq sleep
     timeout date echo printf test [ true false tee od cmp diff patch find xargs grep egrep sed awk mawk gawk gzip tar cpio id whoami
-    uname hostname tty stty ps pgrep kill setsid unshare setpriv nohup nice nproc ip mount umount getent readlink realpath basename
+    uname hostname tty stty ps pgrep kill setsid unshare setpriv nohup nice nproc dmesg ip mount umount getent readlink realpath basename
     dirname expr sha256sum md5sum sync truncate strings gdb make cc gcc as ld objcopy objdump readelf nm ar strip busybox python3
     qemu-img su clear less
 """.split()
