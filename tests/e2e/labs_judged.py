@@ -3,6 +3,7 @@
 # limit: 600
 # once
 # box: intel
+# box: long
 import labs_mutants_lib
 
 labs_mutants_lib.some({

@@ -2,6 +2,7 @@
 """The reference solution of each lab has full marks, hidden tests included, whatever kind of KVM this machine has."""
 # limit: 300
 # box: intel
+# box: long
 import sys
 
 from labs_lib import LABS, SAN, TMP, graded, check, skip, solution, story
