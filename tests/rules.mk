@@ -60,7 +60,7 @@ IN_BOX ?=
 NOT_ONCE ?=
 RUN = tests/run --build $(BUILD) $(if $(SAN),--san $(SAN)) $(if $(IN_BOX),--box $(IN_BOX)) $(if $(NOT_ONCE),--not-once) $(addprefix --only ,$(T))
 
-.PHONY: unit replay fuzz fuzz-bins e2e check test test-box test-bins bench bench-bins lint format
+.PHONY: unit replay fuzz fuzz-bins e2e check test test-box test-box-intel test-bins bench bench-bins lint format
 unit: $(UNIT_BINS) ## Build the unit tests (build/tests/unit-ROOM)
 replay: $(REPLAY_BINS)
 test-bins: tools guests labs unit replay $(E2E_BINS) $(if $(SAN),,libs)
@@ -75,6 +75,11 @@ test-box: ## Run all tests with KVM's on an emulated PC with AMD-V (hours; T=PAT
 	@tests/deps build test box
 	@$(MAKE) --no-print-directory $(ALL_CPUS) test-bins
 	@CC="$(CC)" $(RUN) --no-kvm --box all
+
+test-box-intel: ## Run what meets the processor on an emulated PC with VT-x (an hour or two; T=PATTERN: only these)
+	@tests/deps build test bochs
+	@$(MAKE) --no-print-directory $(ALL_CPUS) test-bins
+	@CC="$(CC)" $(RUN) --cpu intel
 
 e2e: tools guests labs $(E2E_BINS) ## Run the end-to-end tests only
 	@CC="$(CC)" $(RUN) --kind e2e

@@ -1,4 +1,5 @@
 """The box: an emulated PC with AMD-V, so that everything here runs as on real hardware where the machine has none.
+(With --cpu intel one with VT-x: bochs.py.)
 
 QEMU's TCG emulates SVM with nested paging. The box boots Debian's or Ubuntu's own kernel there with kvm-amd, mounts this
 machine's files by 9p as its root, changes to the working directory and runs one command, or a shell. What the command
@@ -29,6 +30,7 @@ import tty
 
 SHELL_LIMIT, COMMAND_LIMIT = 0, 600       # seconds; 0: none
 MEMORY, CPUS = 2048, 2
+INTEL_LIMIT, INTEL_MEMORY, INTEL_MOST_MEMORY = 3600, 1024, 2047  # the machine with VT-x (bochs.py)
 BOOT_LIMIT = 90                           # until the command starts
 MODULES = ("kvm-amd", "virtio_pci", "9pnet_virtio", "9p")
 COMMAND_LINE = "console=ttyS0 panic=-1 mitigations=off tsc=reliable quiet loglevel=3"
@@ -287,10 +289,13 @@ class Passing:
                     sources.remove(0)
 
 
-def environment(options):
+def environment(cpu, stretch, first=None):
+    """The command's, for the shell's export. first: a folder that comes before all others in PATH."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LD_LIBRARY_PATH", "TERM", "LANG", "NO_COLOR", "BUILD", "CC",
                                                 "HVLAB_WORK", "PYTHONPATH") if name in os.environ}
-    kept.update(XDG_RUNTIME_DIR="/run/box", HV_STRETCH=os.environ.get("HV_STRETCH") or "10", HVLAB_BOX="1")
+    if first:
+        kept["PATH"] = first + os.pathsep + kept.get("PATH", os.defpath)
+    kept.update(XDG_RUNTIME_DIR="/run/box", HV_STRETCH=os.environ.get("HV_STRETCH") or str(stretch), HVLAB_BOX=cpu)
     return " ".join(f"{name}={shlex.quote(value)}" for name, value in kept.items())
 
 
@@ -299,14 +304,19 @@ def write(path, data):
         file.write(data if isinstance(data, bytes) else data.encode())
 
 
+def script_of(options, variables):
+    """What /bin/sh does in the emulated machine: the command on its second serial line."""
+    command = shlex.join(options.command) if options.command else "exec setsid -c ${SHELL:-/bin/bash} -i"
+    return SCRIPT.format(environment=variables, cwd=shlex.quote(os.getcwd()), command=command,
+                         before="exec </dev/null" if options.command else "stty sane")
+
+
 def run(options, say):
     interactive = not options.command
-    command = shlex.join(options.command) if options.command else "exec setsid -c ${SHELL:-/bin/bash} -i"
     kernel = options.kernel or kernel_folder(say)
     with tempfile.TemporaryDirectory(prefix="hvlab-box.") as folder:
         script, status = os.path.join(folder, "script"), os.path.join(folder, "status")
-        write(script, SCRIPT.format(environment=environment(options), cwd=shlex.quote(os.getcwd()), command=command,
-                                    before="stty sane" if interactive else "exec </dev/null"))
+        write(script, script_of(options, environment("amd", 10)))
         write(os.path.join(folder, "initrd"), ramdisk(kernel, script, status, options.cache == "yes"))
         child = subprocess.Popen(qemu(options, kernel, folder, os.path.join(folder, "initrd")), stdin=subprocess.PIPE,
                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=die_with_us)
@@ -348,31 +358,57 @@ def last_words(folder, count):
 def arguments(words):
     parser = argparse.ArgumentParser(prog="hvlab box", usage="hvlab box [options] [-- COMMAND...]",
                                      description="Runs a command, or a shell, on an emulated PC with AMD-V that has this "
-                                     "machine's files.")
+                                     "machine's files, or on one with VT-x that has a copy of some.")
+    parser.add_argument("--cpu", choices=("amd", "intel"), default="amd", help="AMD-V by QEMU, or VT-x by Bochs, which is many times "
+                        "slower and gets a copy of the tree and of common programs; changes in the tree come back at the end (amd)")
     parser.add_argument("--timeout", type=float, metavar="SECONDS",
-                        help=f"end the command after so long, with status {TIMED_OUT} ({COMMAND_LIMIT}; a shell: none)")
-    parser.add_argument("--memory", type=int, default=MEMORY, metavar="MIB", help=f"its memory ({MEMORY})")
-    parser.add_argument("--cpus", type=int, default=CPUS, metavar="N", help=f"its CPUs ({CPUS})")
-    parser.add_argument("--root", default="/", metavar="FOLDER", help="what it has as its root, an x86-64 Linux (/)")
+                        help=f"end the command after so long, with status {TIMED_OUT} ({COMMAND_LIMIT}, with VT-x {INTEL_LIMIT}; "
+                        "a shell: none)")
+    parser.add_argument("--memory", type=int, metavar="MIB", help=f"its memory ({MEMORY}, with VT-x {INTEL_MEMORY})")
+    parser.add_argument("--cpus", type=int, metavar="N", help=f"its CPUs ({CPUS}, with VT-x 1)")
+    parser.add_argument("--root", metavar="FOLDER", help="what it has as its root, an x86-64 Linux (/); not with VT-x")
     parser.add_argument("--cache", choices=("yes", "no"), help="keep what was read of a file: several times as fast, but changes "
-                        "made outside meanwhile are not seen (for a command: yes; for a shell: no)")
+                        "made outside meanwhile are not seen (for a command: yes; for a shell: no); not with VT-x")
+    parser.add_argument("--pack", metavar="PATH", action="append", default=[], help="VT-x: one more file or folder that is copied")
     parser.add_argument("--kernel", metavar="FOLDER", help="an unpacked kernel package instead of this distribution's")
     split = words.index("--") if "--" in words else len(words)
     options = parser.parse_args(words[:split])
     options.command = words[split + 1:]
-    options.cache = options.cache or ("yes" if options.command else "no")
-    if options.timeout is None:
-        options.timeout = COMMAND_LIMIT if options.command else SHELL_LIMIT
-    if options.memory < 256 or not 1 <= options.cpus <= 64 or options.timeout < 0:
-        parser.error("at least 256 MiB, 1 to 64 CPUs, and a time that isn't negative")
+    intel = options.cpu == "intel"
+    if intel and (options.root or options.cache):
+        parser.error("--root and --cache are for AMD-V; the machine with VT-x has a copy of the files (--pack adds to it)")
+    if options.pack and not intel:
+        parser.error("--pack is for VT-x (--cpu intel); the machine with AMD-V sees all files")
+    for path in options.pack:
+        if not os.path.exists(path):
+            parser.error(f"--pack {path}: it is not there")
+    fill_in(options, intel)
+    if options.memory < 256 or not 1 <= options.cpus <= (8 if intel else 64) or options.timeout < 0:
+        parser.error(f"at least 256 MiB, 1 to {8 if intel else 64} CPUs, and a time that isn't negative")
+    if intel and options.memory > INTEL_MOST_MEMORY:
+        parser.error(f"Bochs gives at most {INTEL_MOST_MEMORY} MiB")
     return options
+
+
+def fill_in(options, intel):
+    """What was not said."""
+    options.root = options.root or "/"
+    options.cache = options.cache or ("yes" if options.command else "no")
+    options.memory = (INTEL_MEMORY if intel else MEMORY) if options.memory is None else options.memory
+    options.cpus = (1 if intel else CPUS) if options.cpus is None else options.cpus
+    if options.timeout is None:
+        options.timeout = (INTEL_LIMIT if intel else COMMAND_LIMIT) if options.command else SHELL_LIMIT
 
 
 def main(words):
     options = arguments(words)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        return run(options, lambda line: print(f"hvlab box: {line}", file=sys.stderr))
+        start = run
+        if options.cpu == "intel":
+            from kit import bochs
+            start = bochs.run
+        return start(options, lambda line: print(f"hvlab box: {line}", file=sys.stderr))
     except Trouble as why:
         print(f"hvlab box: {why}", file=sys.stderr)
     except (OSError, subprocess.SubprocessError) as why:

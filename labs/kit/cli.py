@@ -246,7 +246,7 @@ def arguments(tree):
     grade_options(watch)
     watch.add_argument("--times", type=int, default=0, metavar="K", help="end after so many gradings")
     watch.add_argument("--limit", type=float, default=4 * 3600, metavar="SECONDS", help="end after so long (4 hours)")
-    command("box", do_box, "a command, or a shell, on an emulated PC with AMD-V", add_help=False)
+    command("box", do_box, "a command, or a shell, on an emulated PC with AMD-V or VT-x", add_help=False)
     return parser
 
 

@@ -33,7 +33,8 @@ PYTHON = (3, 10)
 STRETCH = max(1, int(os.environ.get("HV_STRETCH") or 1))  # a machine that is itself emulated waits longer
 PROBE_SECONDS = 10
 HERE = os.path.dirname(os.path.abspath(__file__))
-BOX = ("`hvlab box` gives a shell on an emulated PC with AMD-V, on any x86-64 Linux (it needs qemu-system-x86 and busybox-static); "
+BOX = ("`hvlab box` gives a shell on an emulated PC with AMD-V, on any x86-64 Linux (it needs qemu-system-x86 and busybox-static), "
+       "and `hvlab box --cpu intel` one with VT-x, slower (it needs bochs and more, which it names); "
        "elsewhere: a Linux PC of the course, a Linux VM whose host offers nested virtualisation, or a whole Debian in QEMU: "
        "docs/labs/introduction.md, \"A machine without KVM\"")
 
@@ -489,6 +490,19 @@ def check_libraries(host: Host, cc: str) -> list[Check]:
                   host.install([packages]), ALL_LABS) for header, lib, packages in bad]
 
 
+# --- emulated PCs -----------------------------------------------------------------------------------------------------
+def check_boxes(host: Host) -> list[Check]:
+    """What `hvlab box` needs. No lab does, where KVM is."""
+    from kit import bochs
+    busybox = ("busybox", ("busybox-static", "busybox", "busybox"))
+    qemu = ("qemu-system-x86_64", ("qemu-system-x86", "qemu-system-x86-core", "qemu-system-x86"))
+    boxes = {"hvlab box": ("AMD-V, by QEMU", [packages for name, packages in (qemu, busybox) if not host.which(name)]),
+             "hvlab box --cpu intel": ("VT-x, by Bochs", [(one, *bochs.ELSEWHERE.get(one, (one, one))) for one in
+                                                          bochs.lacking(lambda name: host.which(name), host.there)])}
+    return [Check("boxes", name, LIMITED if lacks else OK, f"{what}: " + (f"it lacks {', '.join(p[0] for p in lacks)}" if lacks else "all there"),
+                  "nothing for the labs where KVM is", host.install(lacks) if lacks else "") for name, (what, lacks) in boxes.items()]
+
+
 # --- the recorder -----------------------------------------------------------------------------------------------------
 def try_ptrace(host: Host) -> bool:
     """Whether a program may be traced by its parent: a child asks for it."""
@@ -581,6 +595,7 @@ def examine(host: Host) -> list[Check]:
         checks += check_processor(host) + check_room(host) + check_kvm(host) + check_tools(host) + check_recorder(host)
         if not any(c.verdict == MISSING and c.group in ("KVM", "grader") for c in checks):
             checks += check_record(host)
+        checks += check_boxes(host)
         checks += check_hvrun(host, not any(c.verdict == MISSING for c in checks if c.group == "KVM"))
     else:
         checks += check_processor(host) + [check_python(host)]
@@ -602,7 +617,7 @@ def labs_text(labs) -> str:
     return "all labs" if labs == list(ALL_LABS) else "lab " + str(labs[0]) if len(labs) == 1 else "labs " + ", ".join(map(str, labs))
 
 
-GROUPS = {"machine": "The machine", "KVM": "KVM", "tools": "Compiler, libraries, tools", "grader": "What the grader needs",
+GROUPS = {"boxes": "Emulated PCs with KVM", "machine": "The machine", "KVM": "KVM", "tools": "Compiler, libraries, tools", "grader": "What the grader needs",
           "hvrun": "What hvkit's own tools say"}
 SIGNS = {OK: ("ok", 32), LIMITED: ("limited", 33), MISSING: ("MISSING", 31)}
 

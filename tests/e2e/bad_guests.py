@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # limit: 240
+# box: intel
 """Bad input: guests. One that spins, dies at once, floods, or touches every port and address it can."""
 import os
 import struct

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # gdb opens what `hvctl NAME dump` writes, by physical addresses and by the guest's page tables: registers of every vCPU,
 # memory by its symbols.
+# box: intel
 set -euo pipefail
 
 command -v gdb >/dev/null || { echo "gdb is not installed"; exit 77; }

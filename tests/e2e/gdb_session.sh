@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A stock gdb attaches to a running VM by --gdb: software and hardware breakpoints, steps, registers and memory read and
 # written, vCPUs as threads, Ctrl-C, monitor commands, detach; and the guest goes on.
+# box: intel
 set -euo pipefail
 
 command -v gdb >/dev/null || { echo "gdb is not installed"; exit 77; }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # dirty: writes what it was told to and never faster, says so by its own clock, and finds all of it again. Wrong options
 # end it with a sentence.
+# box: intel
 set -euo pipefail
 
 run() { # WANTED STATUS, COMMAND LINE

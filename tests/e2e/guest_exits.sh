@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # exits: every form of port and memory-mapped I/O gives back what it must. One line a check, status 0.
+# box: intel
 set -euo pipefail
 
 status=0

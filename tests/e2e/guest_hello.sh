@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # hello: a flat real-mode image greets and halts; so it does at another load address.
+# box: intel
 set -euo pipefail
 
 for addr in 0x1000 0x7c00; do

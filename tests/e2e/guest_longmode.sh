@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # longmode: a plain ELF64 image finds the CPU state, the memory map and the command line that it was promised, with
 # little RAM and with more than the usual.
+# box: intel
 set -euo pipefail
 
 for mem in 4M 64M 512M; do

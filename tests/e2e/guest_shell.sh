@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # shell: boots by all its protocols, edits lines, keeps data, upgrades it or fails half-way, and ends in each of its ways.
+# box: intel
 set -euo pipefail
 
 run() { # WANTED STATUS, OPTIONS...; standard input is typed, with returns for newlines

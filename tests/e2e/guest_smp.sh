@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # smp: all CPUs start by INIT and SIPI and count together without losing one, with either choice of controllers.
+# box: intel
 set -euo pipefail
 
 run() { # CPUS OPTIONS...

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # ticks: the PIT through the PIC and through the IOAPIC, and the local APIC's timer, wake the CPU from hlt.
+# box: intel
 set -euo pipefail
 
 for boot in pvh elf; do

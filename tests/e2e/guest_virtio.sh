@@ -2,6 +2,7 @@
 # virtio: disks of every writable format and the entropy device, from the guest's driver to the image's bytes; what is
 # refused; and that a driver's mistake costs the guest a reset of the device and nobody else anything.
 # limit: 200
+# box: intel
 set -euo pipefail
 
 run() { # STATUS, then hvrun's words

@@ -1,5 +1,6 @@
 #!/bin/bash
 # hvctl's commands on a running VM, one at a time: what they print and what they do; and its exit statuses.
+# box: intel
 set -euo pipefail
 
 fail() {

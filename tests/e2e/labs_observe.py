@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # limit: 120
+# box: intel
 """observe: what it records of a VM is what happened, and a hostile program is named and harms nothing."""
 import json
 import os

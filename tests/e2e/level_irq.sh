@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A level-triggered line, with the IOAPIC in user space and in the kernel: each pulse from outside interrupts once, sets
 # remote IRR, and the guest's EOI clears it again, or the next pulse would never arrive.
+# box: intel
 set -euo pipefail
 
 # The software back end reports the EOI when it delivers the interrupt, long before the guest writes it: nobody can see

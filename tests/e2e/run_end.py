@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """How a run ends and what it tells: time limit, signals, statistics, trace, paused."""
+# box: intel
 import json
 import re
 import signal
