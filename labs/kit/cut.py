@@ -2,14 +2,15 @@
 
 A core file is both the reference and, without its regions, what a student begins with; so the two can't drift. What
 is left has to compile without a warning: where a region ended in a return, one that says "not done yet" takes its
-place, and a few pragmas keep the compiler quiet about helpers that wait for their user. `python3 -m kit.cut FILE`
+place (the mark may say with which value: hole=NAME), and a few pragmas keep the compiler quiet about helpers that wait for their user. `python3 -m kit.cut FILE`
 (in labs/) prints a starter.
 """
 import re
 import sys
 import textwrap
 
-BEGIN = re.compile(r"^(?P<indent>[ \t]*)/\* hv:solution lab=(?P<lab>\d+) task=(?P<task>\d+) \*/\s*$")
+BEGIN = re.compile(r"^(?P<indent>[ \t]*)/\* hv:solution lab=(?P<lab>\d+) task=(?P<task>\d+)"
+                   r"(?: hole=(?P<hole>\w+))? \*/\s*$")
 END = re.compile(r"^[ \t]*/\* hv:end \*/\s*$")
 WIDTH = 110
 PRAGMAS = """\
@@ -26,10 +27,11 @@ class CutError(Exception):
 
 
 class Region:
-    """One solution region: which task it is, its lines without the marks, and where the marks are."""
+    """One solution region: which task it is, its lines without the marks, and where the marks are. hole: what it returns
+    until it's written, where its mark says so."""
 
-    def __init__(self, lab, task, indent, begin):
-        self.lab, self.task, self.indent, self.begin = lab, task, indent, begin
+    def __init__(self, lab, task, indent, begin, hole=None):
+        self.lab, self.task, self.indent, self.begin, self.hole = lab, task, indent, begin, hole
         self.end = begin
         self.lines = []
 
@@ -42,7 +44,7 @@ def regions(text, name="?"):
         if "hv:solution" in line and (inside or not begin):
             raise CutError(f"{name}:{number + 1}: misplaced {line.strip()}")
         if begin:
-            inside = Region(int(begin["lab"]), int(begin["task"]), begin["indent"], number)
+            inside = Region(int(begin["lab"]), int(begin["task"]), begin["indent"], number, begin["hole"])
         elif "hv:end" in line:
             if not inside or not END.match(line):
                 raise CutError(f"{name}:{number + 1}: hv:end without its beginning")
@@ -86,6 +88,8 @@ def empty_return(kind):
         return "return false;"
     if kind in ("int", "long", "ssize_t", "int64_t"):
         return "return -ENOSYS;"
+    if kind.startswith("enum "):
+        return f"return ({kind})-ENOSYS;"
     if kind.startswith("struct "):
         return f"return ({kind}){{0}};"
     return "return 0;"
@@ -110,7 +114,7 @@ def hole(lines, region, titles):
     kind = return_type(lines, region.begin)
     following = next((line for line in lines[region.end + 1:] if line.strip()), "")
     if ends_in_return(region) or (following == "}" and kind != "void"):
-        out.append(region.indent + empty_return(kind))
+        out.append(region.indent + (f"return {region.hole};" if region.hole else empty_return(kind)))
     return out
 
 

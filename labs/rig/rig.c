@@ -22,11 +22,13 @@ LAB(05);
 LAB(06);
 LAB(07);
 LAB(08);
+LAB(09);
+LAB(10);
 #undef LAB
 
 static const struct rig_command *const tables[] = {
-	rig_vm,    rig_machine, rig_lab01, rig_lab02, rig_lab03,
-	rig_lab04, rig_lab05,   rig_lab06, rig_lab07, rig_lab08,
+	rig_vm,    rig_machine, rig_lab01, rig_lab02, rig_lab03, rig_lab04,
+	rig_lab05, rig_lab06,   rig_lab07, rig_lab08, rig_lab09, rig_lab10,
 };
 
 static void key_of(struct rig *rig, const char *key)

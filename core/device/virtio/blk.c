@@ -99,8 +99,10 @@ uint8_t hv_blk_answer(struct blk *b, int rc, const char *what, uint64_t at, cons
 /* The range is whole sectors of this disk. sector is the guest's: sector * 512 may not fit. */
 static bool is_on_disk(const struct blk *b, uint64_t sector, uint64_t length)
 {
+	/* hv:solution lab=9 task=7 */
 	return length % SECTOR == 0 && sector <= b->size / SECTOR &&
 	       hv_inside(sector * SECTOR, length, b->size);
+	/* hv:end */
 }
 
 /* The `length` bytes of buffers[] behind the first `skip` ones, from or to the disk from byte `at` on. */
@@ -115,6 +117,7 @@ static uint8_t transfer(struct blk *b, const struct iovec *buffers, size_t skip,
 		return status;
 	if (write)
 		hv_blk_settle(b); /* a table may change */
+	/* hv:solution lab=9 task=7 */
 	for (; length > 0 && rc == 0; buffers++) {
 		uint8_t *data = buffers->iov_base;
 		size_t n = buffers->iov_len;
@@ -133,6 +136,7 @@ static uint8_t transfer(struct blk *b, const struct iovec *buffers, size_t skip,
 		at += n;
 		length -= n;
 	}
+	/* hv:end */
 	return STATUS_OK;
 }
 
@@ -141,9 +145,11 @@ static uint8_t serve_read(struct blk *b, uint64_t sector)
 	const struct hv_virtq_chain *c = &b->chain;
 	size_t length = c->write_length - 1;
 
+	/* hv:solution lab=9 task=7 hole=STATUS_UNSUPP */
 	if (length > DATA_MAX || !is_on_disk(b, sector, length))
 		return STATUS_IOERR;
 	return transfer(b, c->buffers + c->readable, 0, length, sector * SECTOR, false);
+	/* hv:end */
 }
 
 static uint8_t serve_flush(struct blk *b)
@@ -154,8 +160,10 @@ static uint8_t serve_flush(struct blk *b)
 
 	if (status != HV_BLK_NOT_PLAIN)
 		return status;
+	/* hv:solution lab=9 task=8 hole=STATUS_UNSUPP */
 	rc = hv_disk_flush(b->disk, &err);
 	return hv_blk_answer(b, rc, "a flush", 0, &err);
+	/* hv:end */
 }
 
 static uint8_t serve_write(struct blk *b, uint64_t sector)
@@ -164,18 +172,22 @@ static uint8_t serve_write(struct blk *b, uint64_t sector)
 	size_t length = c->read_length - HEADER_SIZE;
 	uint8_t status;
 
+	/* hv:solution lab=9 task=7 hole=STATUS_UNSUPP */
 	if (b->v.offered & F_RO || length > DATA_MAX || !is_on_disk(b, sector, length))
 		return STATUS_IOERR;
 	status = transfer(b, c->buffers, HEADER_SIZE, length, sector * SECTOR, true);
 	return status == STATUS_OK && b->writethrough ? serve_flush(b) : status;
+	/* hv:end */
 }
 
 static uint8_t serve_id(struct blk *b)
 {
+	/* hv:solution lab=9 task=6 hole=STATUS_UNSUPP */
 	if (b->chain.write_length - 1 < sizeof(b->serial))
 		return STATUS_IOERR;
 	hv_virtq_write(&b->chain, 0, b->serial, sizeof(b->serial));
 	return STATUS_OK;
+	/* hv:end */
 }
 
 /* Discard and write zeroes (5.2.6.2): ranges that read as zeros afterwards; where the image's format can,
@@ -187,6 +199,7 @@ static uint8_t serve_ranges(struct blk *b, bool discard)
 	uint8_t raw[RANGES_MAX][RANGE_SIZE];
 	struct hv_error err;
 
+	/* hv:solution lab=9 task=8 hole=STATUS_UNSUPP */
 	if (b->v.offered & F_RO || length == 0 || length % RANGE_SIZE || length > sizeof(raw))
 		return STATUS_IOERR;
 	hv_virtq_read(c, HEADER_SIZE, raw, length);
@@ -206,6 +219,7 @@ static uint8_t serve_ranges(struct blk *b, bool discard)
 					     sector * SECTOR, &err);
 	}
 	return STATUS_OK;
+	/* hv:end */
 }
 
 static uint8_t serve(struct blk *b)
@@ -213,6 +227,7 @@ static uint8_t serve(struct blk *b)
 	uint8_t header[HEADER_SIZE];
 	uint64_t sector;
 
+	/* hv:solution lab=9 task=6 hole=STATUS_UNSUPP */
 	hv_virtq_read(&b->chain, 0, header, sizeof(header));
 	sector = hv_le64(header + 8);
 	switch (hv_le32(header)) {
@@ -231,13 +246,16 @@ static uint8_t serve(struct blk *b)
 	default:
 		return STATUS_UNSUPP;
 	}
+	/* hv:end */
 }
 
 void hv_blk_finish(struct blk *b, const struct hv_virtq_chain *chain, unsigned queue, uint8_t status)
 {
+	/* hv:solution lab=9 task=6 */
 	hv_virtq_write(chain, chain->write_length - 1, &status, 1);
 	b->served++;
 	hv_virtio_push(&b->v, queue, chain, chain->write_length);
+	/* hv:end */
 }
 
 /* 5.2.6.2: a driver that can't flush, or has said that it won't, finds its writes on stable storage. */
@@ -270,12 +288,14 @@ static bool blk_step(struct hv_virtio *v)
 	if (!take(b))
 		return false;
 	b->writethrough = is_writethrough(b);
+	/* hv:solution lab=9 task=6 */
 	if (b->chain.read_length < HEADER_SIZE || b->chain.write_length == 0) {
 		hv_virtio_needs_reset(v, b->queue,
 				      b->chain.write_length ? "a request without a header"
 							    : "a request without room for its status");
 		return false;
 	}
+	/* hv:end */
 	pthread_mutex_unlock(&v->dev.lock);
 	status = serve(b);
 	pthread_mutex_lock(&v->dev.lock);

@@ -149,6 +149,7 @@ static enum hv_virtq_error add_buffer(const struct hv_virtq *q, const struct des
 	uint32_t *length = writable ? &chain->write_length : &chain->read_length;
 	void *host;
 
+	/* hv:solution lab=9 task=2 */
 	if (!writable && chain->readable < chain->count)
 		return HV_VIRTQ_OUT_OF_ORDER;
 	if (d->length == 0)
@@ -162,6 +163,7 @@ static enum hv_virtq_error add_buffer(const struct hv_virtq *q, const struct des
 	chain->buffers[chain->count++] = (struct iovec){.iov_base = host, .iov_len = d->length};
 	*length += d->length;
 	chain->readable += !writable;
+	/* hv:end */
 	return HV_VIRTQ_OK;
 }
 
@@ -170,6 +172,7 @@ static enum hv_virtq_error add_buffer(const struct hv_virtq *q, const struct des
 static enum hv_virtq_error enter_table(const struct hv_virtq *q, const struct descriptor *d,
 				       struct table *table)
 {
+	/* hv:solution lab=9 task=3 */
 	if (!q->indirect)
 		return HV_VIRTQ_NOT_NEGOTIATED;
 	if (table->indirect)
@@ -184,6 +187,7 @@ static enum hv_virtq_error enter_table(const struct hv_virtq *q, const struct de
 	table->entries = d->length / DESC_SIZE;
 	table->indirect = true;
 	return HV_VIRTQ_OK;
+	/* hv:end */
 }
 
 /* From the head along the `next` fields. A chain without a loop visits no descriptor of a table twice. */
@@ -193,6 +197,7 @@ static enum hv_virtq_error walk(const struct hv_virtq *q, struct hv_virtq_chain 
 	enum hv_virtq_error error;
 	uint32_t index = chain->head, steps = 0;
 
+	/* hv:solution lab=9 task=2 */
 	for (;;) {
 		struct descriptor d;
 
@@ -213,6 +218,7 @@ static enum hv_virtq_error walk(const struct hv_virtq *q, struct hv_virtq_chain 
 			return HV_VIRTQ_BAD_NEXT;
 		index = d.next;
 	}
+	/* hv:end */
 }
 
 /* --- the available ring --- */
@@ -220,7 +226,9 @@ static enum hv_virtq_error walk(const struct hv_virtq *q, struct hv_virtq_chain 
 /* Chains that the driver has made available and nobody took yet. */
 static uint16_t waiting(const struct hv_virtq *q)
 {
+	/* hv:solution lab=9 task=1 */
 	return (uint16_t)(load16(q->available_at + RING_IDX) - q->taken);
+	/* hv:end */
 }
 
 /*
@@ -230,10 +238,12 @@ static uint16_t waiting(const struct hv_virtq *q)
  */
 static uint16_t ask_for_notification(struct hv_virtq *q)
 {
+	/* hv:solution lab=9 task=5 */
 	if (!q->event_idx)
 		return 0; /* the used ring's flags stay 0, which asks for every notification */
 	store16(avail_event(q), q->taken);
 	return waiting(q);
+	/* hv:end */
 }
 
 int hv_virtq_pop(struct hv_virtq *q, struct hv_virtq_chain *chain)
@@ -245,6 +255,7 @@ int hv_virtq_pop(struct hv_virtq *q, struct hv_virtq_chain *chain)
 		return -EBADMSG;
 	if (!q->started)
 		return 0;
+	/* hv:solution lab=9 task=1 */
 	ready = waiting(q);
 	if (ready == 0)
 		ready = ask_for_notification(q);
@@ -264,6 +275,7 @@ int hv_virtq_pop(struct hv_virtq *q, struct hv_virtq_chain *chain)
 		return fail(q, error);
 	q->taken++;
 	return 1;
+	/* hv:end */
 }
 
 void hv_virtq_put_back(struct hv_virtq *q, const struct hv_virtq_chain *chain)
@@ -295,11 +307,13 @@ int hv_virtq_again(struct hv_virtq *q, uint16_t head, uint16_t place, struct hv_
 /* The entry first, then the index that shows it. */
 static void publish(struct hv_virtq *q, uint16_t head, uint32_t length)
 {
+	/* hv:solution lab=9 task=4 */
 	uint8_t *entry = q->used_at + RING_ENTRIES + USED_ENTRY * (q->returned % q->size);
 
 	hv_put_le32(entry, head);
 	hv_put_le32(entry + 4, length);
 	store16(q->used_at + RING_IDX, ++q->returned);
+	/* hv:end */
 }
 
 void hv_virtq_push(struct hv_virtq *q, const struct hv_virtq_chain *chain, uint32_t written)
@@ -308,6 +322,7 @@ void hv_virtq_push(struct hv_virtq *q, const struct hv_virtq_chain *chain, uint3
 
 	if (!q->started || q->broken)
 		return;
+	/* hv:solution lab=9 task=4 */
 	if (!q->in_order) {
 		publish(q, chain->head, written);
 		return;
@@ -322,6 +337,7 @@ void hv_virtq_push(struct hv_virtq *q, const struct hv_virtq_chain *chain, uint3
 		done->waits = false;
 		publish(q, done->head, done->length);
 	}
+	/* hv:end */
 }
 
 /*
@@ -335,9 +351,11 @@ bool hv_virtq_wants_interrupt(struct hv_virtq *q)
 
 	if (!q->started || q->broken || before == q->returned)
 		return false;
+	/* hv:solution lab=9 task=5 */
 	q->told = q->returned;
 	if (!q->event_idx)
 		return !(load16(q->available_at) & AVAILABLE_NO_INTERRUPT);
 	event = load16(used_event(q));
 	return (uint16_t)(q->returned - event - 1) < (uint16_t)(q->returned - before);
+	/* hv:end */
 }
