@@ -306,7 +306,7 @@ def tables_that_lie_break_the_queue(t):
 
     case("an indirect descriptor though the feature was not accepted", negotiated=0)
     case("a table of no bytes", length=0)
-    case(f"a table of {16 * 3 - 1} bytes", length=16 * 3 - 1)
+    case(f"a table of {16 * 3 + 5} bytes", length=16 * 3 + 5)
     case("a table behind the memory's end", gpa=RAM - 16)
     case("an indirect descriptor with NEXT set", flags=INDIRECT | NEXT, following=1)
     nested = Queue(t, 8, indirect=1)
