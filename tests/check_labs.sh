@@ -1,5 +1,5 @@
 #!/bin/bash
-# Each lab's files have their solution regions, and the marks pair up: hv:solution lab=N task=M ... hv:end, N the lab that
+# Each lab's files have their solution regions, and the marks pair up: hv:solution lab=N task=M [hole=NAME] ... hv:end, N the lab that
 # owns the file, tasks from 1 on without a gap, no region inside another. What is left when they are cut out compiles
 # without a warning.
 set -euo pipefail

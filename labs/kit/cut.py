@@ -2,8 +2,8 @@
 
 A core file is both the reference and, without its regions, what a student begins with; so the two can't drift. What
 is left has to compile without a warning: where a region ended in a return, one that says "not done yet" takes its
-place (the mark may say with which value: hole=NAME), and a few pragmas keep the compiler quiet about helpers that wait for their user. `python3 -m kit.cut FILE`
-(in labs/) prints a starter.
+place (the mark may say with which value: hole=NAME), and a few pragmas keep the compiler quiet about helpers that wait
+for their user. `python3 -m kit.cut FILE` (in labs/) prints a starter.
 """
 import re
 import sys
