@@ -87,7 +87,7 @@ class Queue:
                         fields.get("flags", INDIRECT), fields.get("following", 0))
 
     def script(self, *commands):
-        table = b"".join(self.descriptors.get(i, descriptor(0, 0)) for i in range(self.size))
+        table = b"".join(self.descriptors.get(i, descriptor(self.table, 16)) for i in range(self.size))
         words = " ".join(f"{key}={value}" for key, value in self.features.items())
         lines = [f"mem_write {self.table:#x} {table.hex()}",
                  f"mem_write {self.available:#x} {bytes(6 + 2 * self.size).hex()}",
@@ -140,7 +140,8 @@ def check_chain(t, answer, head, parts):
     taken(t, answer, head)
     seen, want = answer["buffers"], told(parts)
     length = [sum(n for _, n, w in parts if w == kind) for kind in (False, True)]
-    t.require(answer.rc == 1, "SOUND_CHAIN_REFUSED", count=len(parts), rc=answer.rc, broken=answer["broken"])
+    astray = answer.rc != 1 and not want.startswith(seen)
+    t.require(answer.rc == 1 or astray, "SOUND_CHAIN_REFUSED", count=len(parts), rc=answer.rc, broken=answer["broken"])
     t.require(seen == want or answer["count"] != 3, "CHAIN_FIXED_3", count=len(parts), seen=answer["count"])
     t.require(seen == want, "CHAIN_WRONG", want=want, seen=seen, count=answer["count"], wanted=len(parts))
     readable = sum(not w for _, _, w in parts)

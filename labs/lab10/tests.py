@@ -8,6 +8,7 @@ import glob
 import os
 import struct
 
+from kit.run import STRETCH
 from kit.testing import test
 
 EBADMSG, ENOSYS = -74, -38
@@ -436,7 +437,7 @@ def a_real_kernel_says_its_name(t):
         flags = file.read()
     t.require(" svm" in flags or " vmx" in flags, "NOT_AS_EXPECTED",
               message="not tried: this machine's KVM runs kernels in software, which takes minutes")
-    run = t.hvrun(["--mem", "256M", "--timeout", "15", "--append", "earlyprintk=serial,ttyS0,115200 console=ttyS0 panic=-1",
+    run = t.hvrun(["--mem", "256M", "--timeout", 15 * STRETCH, "--append", "earlyprintk=serial,ttyS0,115200 console=ttyS0 panic=-1",
                    t.file("vmlinuz", data)], may_fail=True)
     t.require(b"Linux version " in run.stdout, "SOUND_KERNEL_REFUSED", what=os.path.basename(path),
               rc=(run.stderr.decode(errors="replace").strip().splitlines() or [run.ended])[-1][:200])
