@@ -1,8 +1,10 @@
 """Lab 9's tests that students don't have: the longest chain, many chains at once, a long session, ranges that lie."""
 
 from kit.testing import test
-from lab09.tests import (DISCARD, EBADMSG, F_DISCARD, F_ZEROES, IN, IOERR, OK, OUT, SECTOR, UNSUPP, WRITE, ZEROES, Queue, Request,
-                         Session, answers, ask, bytes_of, check_answered, check_chain, check_disk, check_length, check_status,
+from lab09.tests import (DISCARD, EBADMSG, F_DISCARD, F_ZEROES, IN, IOERR, OK, OUT, SECTOR, UNSUPP, WRITE, ZEROES, Queue,
+                         Request,
+                         Session, answers, ask, bytes_of, check_answered, check_chain, check_disk, check_length,
+                         check_status,
                          cut_request, header, ranges_of)
 
 
@@ -67,13 +69,16 @@ def a_long_session(t):
     back = check_answered(t, s)
     for r, data in expected:
         status = check_status(t, s, r)
-        t.require(status == OK, "SECTORS_REFUSED", what=r.name, sector=r.sector, shape=r.shape, status=status, sectors=sectors)
-        t.require(data is None or s.written(r)[:-1] == data, "DATA_WRONG", sector=r.sector, at="?", shape=r.shape, seen="?", want="?")
+        t.require(status == OK, "SECTORS_REFUSED", what=r.name, sector=r.sector, shape=r.shape, status=status,
+                  sectors=sectors)
+        t.require(data is None or s.written(r)[:-1] == data, "DATA_WRONG", sector=r.sector, at="?", shape=r.shape,
+                  seen="?", want="?")
         check_length(t, back, r)
     check_disk(t, s, bytes(disk), "a session of 24 requests")
     told = [e.reply for e in s.ran.trace.exits(vcpu=0) if e.reason == "mmio" and not e.write and e.gpa & 0xfff == 0x60]
     missing = [i for i, reply in enumerate(told) if reply is not None and not reply[0] & 1]
-    t.require(not missing, "INTERRUPT_MISSING", why=f"request {missing[0] + 1 if missing else 0} of the guest's has come back")
+    t.require(not missing, "INTERRUPT_MISSING",
+              why=f"request {missing[0] + 1 if missing else 0} of the guest's has come back")
 
 
 @test(task=8)
@@ -83,7 +88,8 @@ def ranges_that_lie_are_refused(t):
     s = Session(t, bytes_of(t, sectors * SECTOR), 64, features=F_DISCARD | F_ZEROES)
     at = t.random.randrange(0, 30)
     cases = [(ZEROES, ranges_of((sectors, 1, 0)), IOERR), (ZEROES, ranges_of((sectors - 1, 2, 0)), IOERR),
-             (ZEROES, ranges_of((1 << 55, 1, 0)), IOERR), (ZEROES, ranges_of((at, 1, 0))[:15], IOERR), (ZEROES, b"", IOERR),
+             (ZEROES, ranges_of((1 << 55, 1, 0)), IOERR), (ZEROES, ranges_of((at, 1, 0))[:15], IOERR),
+             (ZEROES, b"", IOERR),
              (ZEROES, ranges_of((at, 1, 2)), UNSUPP), (DISCARD, ranges_of((at, 1, 1)), UNSUPP),
              (ZEROES, ranges_of(*[(at, 1, 0)] * 17), IOERR), (DISCARD, ranges_of((0, 1 << 31, 0)), IOERR)]
     asked = [(Request(kind, [header(kind), data] if data else [header(kind)], [1]), want) for kind, data, want in cases]

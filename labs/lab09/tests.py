@@ -62,8 +62,8 @@ class Queue:
         for i, (gpa, length, writable) in enumerate(parts):
             last = i + 1 == len(parts)
             # A chain's end has a `next` as well; it means nothing.
-            self.descriptors[taken[i]] = descriptor(gpa, length, (WRITE if writable else 0) | (0 if last else NEXT),
-                                                    self.t.random.randrange(self.size) if last else taken[i + 1])
+            following = self.t.random.randrange(self.size) if last else taken[i + 1]
+            self.descriptors[taken[i]] = descriptor(gpa, length, WRITE * writable | NEXT * (not last), following)
         return taken[0]
 
     def put(self, index, gpa, length, flags=0, following=0):
@@ -79,7 +79,7 @@ class Queue:
         table = b""
         for i, (gpa, length, writable) in enumerate(parts):
             last = i + 1 == len(parts)
-            table += descriptor(gpa, length, (WRITE if writable else 0) | (0 if last else NEXT), 0 if last else i + 1)
+            table += descriptor(gpa, length, WRITE * writable | NEXT * (not last), 0 if last else i + 1)
         self.extra.append((room[0], table))
         self.buffers += len(table)
         index = self.free.pop() if head is None else head
@@ -253,14 +253,16 @@ def chains_that_lie_break_the_queue(t):
         cases.append((q, ["virtq_offer 0"], name, seen))
 
     case("LOOP_NOT_SEEN", (None, 8, NEXT, 0), what="a descriptor that names itself")
-    case("LOOP_NOT_SEEN", (None, 8, NEXT, 1), (None, 8, NEXT, 2), (None, 8, NEXT, 1), what="a loop that leaves the head out")
+    case("LOOP_NOT_SEEN", (None, 8, NEXT, 1), (None, 8, NEXT, 2), (None, 8, NEXT, 1),
+         what="a loop that leaves the head out")
     case("NEXT_OOB", (None, 8, NEXT, 8), next=8, size=8)
     far = t.random.randrange(9, 0x10000)
     case("NEXT_OOB", (None, 8, NEXT, 1), (None, 8, NEXT, far), next=far, size=8)
     case("BUFFER_UNCHECKED", (None, 0, WRITE, 0), what="no bytes")
     case("BUFFER_UNCHECKED", (RAM - 8, 9, WRITE, 0), what="a last byte behind the memory's end")
     case("BUFFER_UNCHECKED", ((1 << 64) - 8, 16, WRITE, 0), what="an address whose sum with its length is 8")
-    case("BUFFER_UNCHECKED", (None, 8, NEXT, 1), (t.random.randrange(RAM, 1 << 40), 8, WRITE, 0), what="an address without memory")
+    case("BUFFER_UNCHECKED", (None, 8, NEXT, 1), (t.random.randrange(RAM, 1 << 40), 8, WRITE, 0),
+         what="an address without memory")
     case("ORDER_UNCHECKED", (None, 8, WRITE | NEXT, 1), (None, 8, 0, 0))
     check_refusals(t, (twin, head, parts), cases)
 
@@ -427,7 +429,8 @@ def interrupts_come_when_they_are_asked_for(t):
             count, event = t.random.randrange(1, 4), (old + ahead) % 0x10000
             lines += [f"mem_write {q.used_event:#x} {struct.pack('<H', event).hex()}", *rounds(count), "virtq_wants"]
             new = (old + count) % 0x10000
-            wanted.append((needs_event(event, new, old), f"used_event is {event} and the used index went from {old} to {new}"))
+            wanted.append((needs_event(event, new, old),
+                           f"used_event is {event} and the used index went from {old} to {new}"))
             old = new
     scripts.append(q.script(*lines))
     run = ask(t, *scripts, may_fail=True)
@@ -448,8 +451,10 @@ def the_driver_is_asked_to_notify(t):
     plain.put(0, *plain.buffer(), WRITE)
     mark = f"mem_write {plain.used + 4 + 8 * 8:#x} a5a5"
     cycle = [line for _ in range(rounds) for line in ("virtq_offer 0", "virtq_pop", "virtq_push 1")]
-    run = ask(t, q.script("virtq_offer 0", "virtq_pop", "virtq_push 1", "virtq_pop", q.used_ring, *cycle, "virtq_pop", q.used_ring),
-              plain.script(mark, "virtq_offer 0", "virtq_pop", "virtq_push 1", "virtq_pop", plain.used_ring), may_fail=True)
+    run = ask(t, q.script("virtq_offer 0", "virtq_pop", "virtq_push 1", "virtq_pop", q.used_ring, *cycle, "virtq_pop",
+                          q.used_ring),
+              plain.script(mark, "virtq_offer 0", "virtq_pop", "virtq_push 1", "virtq_pop", plain.used_ring),
+              may_fail=True)
     reads = answers(run, "mem_read")
     for read, want in zip(reads, (1, rounds + 1)):
         seen = used_ring(read, 8)[2]
@@ -568,7 +573,8 @@ class Session:
                   "machine_start\nmachine_wait ms=9000\nsyncs\nexit\n")
         self.ran = t.rig(script, dump=[("last", self.arena, len(self.memory))], may_fail=True)
         made = self.ran.answer("machine_start")
-        t.require(made is None or made.rc == 0, "NOT_AS_EXPECTED", message=f"the machine did not start: {made and made.error}")
+        t.require(made is None or made.rc == 0, "NOT_AS_EXPECTED",
+                  message=f"the machine did not start: {made and made.error}")
         ends = [e.data[0] for e in self.ran.trace.exits(vcpu=0) if e.reason == "io" and e.port == 0xf4 and e.out and e.data]
         self.end = ends[0] if ends else None
         with open(self.file, "rb") as file:
@@ -593,7 +599,8 @@ class Session:
 
 def elf(segments, entry):
     """An ELF64 image of these (gpa, bytes)."""
-    head = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, entry, 64, 0, 0, 64, 56, len(segments), 0, 0, 0)
+    head = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, entry, 64, 0, 0, 64, 56, len(segments),
+                                                     0, 0, 0)
     table, body, at = b"", b"", 64 + 56 * len(segments)
     for gpa, data in segments:
         table += struct.pack("<IIQQQQQQ", 1, 7, at + len(body), gpa, gpa, len(data), len(data), 1)
@@ -658,7 +665,8 @@ def requests_are_answered_however_they_are_cut(t):
     for r in ids:
         status = check_status(t, s, r) if r is whole or s.written(r)[-1] != UNSUPP else UNSUPP
         t.require(status == OK, "HEADER_NOT_GATHERED", status=status, shape=r.shape)
-        t.require(s.written(r)[:20] == want, "ID_WRONG", seen=s.written(r)[:20].hex(" "), want=want.hex(" "), shape=r.shape)
+        t.require(s.written(r)[:20] == want, "ID_WRONG", seen=s.written(r)[:20].hex(" "), want=want.hex(" "),
+                  shape=r.shape)
         check_length(t, back, r)
     for r in unknown:
         out = s.written(r)[-1]
@@ -692,7 +700,8 @@ def sectors_are_read(t):
     shapes = [(1, 1, 2), (t.random.randrange(2, 6), 1, 1), (3, 2, 4), (t.random.randrange(1, 8), 1, 9), (2, 3, 2)]
     reads = [Request(IN, [header(IN, sectors - 1)], [SECTOR, 1], sectors - 1)]
     for i, (count, r, w) in enumerate(shapes):
-        reads.append(cut_request(t, IN, room=count * SECTOR, sector=t.random.randrange(0, sectors - count), reads=r, writes=w,
+        reads.append(cut_request(t, IN, room=count * SECTOR, sector=t.random.randrange(0, sectors - count), reads=r,
+                                 writes=w,
                                  indirect=i % 2 == 1))
     s.add(*reads[:2])
     for r in reads[2:]:
@@ -701,7 +710,8 @@ def sectors_are_read(t):
     back = check_answered(t, s)
     for r in reads:
         status = check_status(t, s, r)
-        t.require(status == OK, "SECTORS_REFUSED", what=r.name, sector=r.sector, shape=r.shape, status=status, sectors=sectors)
+        t.require(status == OK, "SECTORS_REFUSED", what=r.name, sector=r.sector, shape=r.shape, status=status,
+                  sectors=sectors)
         out, at = s.written(r)[:-1], r.sector * SECTOR
         wrong = next((i for i, (a, b) in enumerate(zip(out, s.disk[at:])) if a != b), None)
         t.require(wrong is None, "DATA_WRONG", sector=r.sector, at=wrong, shape=r.shape,
@@ -737,7 +747,8 @@ def sectors_are_written(t):
     check_answered(t, s)
     for r in writes:
         status = check_status(t, s, r)
-        t.require(status == OK, "SECTORS_REFUSED", what=r.name, sector=r.sector, shape=r.shape, status=status, sectors=sectors)
+        t.require(status == OK, "SECTORS_REFUSED", what=r.name, sector=r.sector, shape=r.shape, status=status,
+                  sectors=sectors)
     check_disk(t, s, want, "; ".join(r.shape for r in writes))
 
 
@@ -749,19 +760,23 @@ def what_is_not_on_the_disk_is_an_error(t):
     data = bytes_of(t, 2 * SECTOR)
     good = Request(IN, [header(IN, sectors - 2)], [2 * SECTOR, 1], sectors - 2)
     beyond = [Request(IN, [header(IN, at)], [n * SECTOR, 1], at) for at, n in
-              ((sectors, 1), (sectors - 1, 2), (t.random.randrange(1 << 40, 1 << 54), 1), (1 << 55, 1), ((1 << 64) - 1, 2))]
-    beyond += [Request(OUT, [header(OUT, sectors - 1), data], [1], sectors - 1), Request(OUT, [header(OUT, 1 << 55), data], [1], 1 << 55)]
+              ((sectors, 1), (sectors - 1, 2), (t.random.randrange(1 << 40, 1 << 54), 1), (1 << 55, 1),
+               ((1 << 64) - 1, 2))]
+    beyond += [Request(OUT, [header(OUT, sectors - 1), data], [1], sectors - 1),
+               Request(OUT, [header(OUT, 1 << 55), data], [1], 1 << 55)]
     parts = [Request(IN, [header(IN, 1)], [SECTOR - 1, 1], 1), Request(OUT, [header(OUT, 1), data[:700]], [1], 1)]
     for r in (*beyond, *parts, good):
         s.add(r)
     s.run()
     check_answered(t, s)
     status = check_status(t, s, good)
-    t.require(status == OK, "SECTORS_REFUSED", what=good.name, sector=good.sector, shape=good.shape, status=status, sectors=sectors)
+    t.require(status == OK, "SECTORS_REFUSED", what=good.name, sector=good.sector, shape=good.shape, status=status,
+              sectors=sectors)
     for group, name in ((beyond, "PAST_THE_END"), (parts, "PARTIAL_SECTOR")):
         for r in group:
             status = check_status(t, s, r, IOERR)
-            t.require(status == IOERR, name, what=r.name, sector=r.sector, length=len(b"".join(r.readable)) - 16 or r.write_length - 1,
+            t.require(status == IOERR, name, what=r.name, sector=r.sector,
+                      length=len(b"".join(r.readable)) - 16 or r.write_length - 1,
                       sectors=sectors, status=status)
     t.require(s.disk_after == s.disk, "PAST_THE_END", what="a write", sector="?", length="?", sectors=sectors, status=0)
     t.credit(0.75)
@@ -771,7 +786,8 @@ def what_is_not_on_the_disk_is_an_error(t):
     check_answered(t, ro)
     status = check_status(t, ro, write, IOERR)
     t.require(status == IOERR and ro.disk_after == ro.disk, "READ_ONLY_WRITTEN", status=status)
-    t.require(check_status(t, ro, read) == OK, "SECTORS_REFUSED", what=read.name, sector=1, shape=read.shape, status=IOERR, sectors=sectors)
+    t.require(check_status(t, ro, read) == OK, "SECTORS_REFUSED", what=read.name, sector=1, shape=read.shape,
+              status=IOERR, sectors=sectors)
 
 
 # --- task 8 ---
@@ -785,7 +801,8 @@ def a_flush_is_done_before_it_is_answered(t):
     check_answered(t, s)
     status = check_status(t, s, flush)
     syncs = s.ran.answer("syncs")
-    t.require(status == OK and syncs and syncs["count"] > 0, "FLUSH_NOT_DONE", status=status, count=syncs["count"] if syncs else "?")
+    t.require(status == OK and syncs and syncs["count"] > 0, "FLUSH_NOT_DONE", status=status,
+              count=syncs["count"] if syncs else "?")
 
 
 def ranges_of(*ranges):

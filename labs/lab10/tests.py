@@ -20,7 +20,8 @@ FIELDS = {  # offset and form of what tests set or look at
     "header_length": (0x201, "B"), "magic": (0x202, "I"), "version": (0x206, "H"), "type_of_loader": (0x210, "B"),
     "loadflags": (0x211, "B"), "code32_start": (0x214, "I"), "ramdisk_image": (0x218, "I"), "ramdisk_size": (0x21C, "I"),
     "cmd_line_ptr": (0x228, "I"), "initrd_addr_max": (0x22C, "I"), "kernel_alignment": (0x230, "I"),
-    "relocatable_kernel": (0x234, "B"), "xloadflags": (0x236, "H"), "cmdline_size": (0x238, "I"), "setup_data": (0x250, "Q"),
+    "relocatable_kernel": (0x234, "B"), "xloadflags": (0x236, "H"), "cmdline_size": (0x238, "I"),
+    "setup_data": (0x250, "Q"),
     "pref_address": (0x258, "Q"), "init_size": (0x260, "I"),
 }
 
@@ -39,19 +40,20 @@ class BzImage:
                        "magic": 0x53726448, "version": 0x20F, "loadflags": 1, "code32_start": 0x100000, "xloadflags": 1,
                        "initrd_addr_max": 0x7FFFFFFF, "kernel_alignment": 0x200000, "relocatable_kernel": 1,
                        "cmdline_size": 2047, "pref_address": t.random.randrange(1, 4) * 0x200000,
-                       "init_size": len(self.kernel) + PAGE * t.random.randrange(1, 64), "syssize": len(self.kernel) // 16}
+                       "init_size": len(self.kernel) + PAGE * t.random.randrange(1, 64),
+                       "syssize": len(self.kernel) // 16}
         self.fields.update(fields)
         self.setup = bytearray(bytes_of(t, ((self.fields["setup_sects"] or 4) + 1) * SECTOR))
         # Between the fields that have a meaning here stand seeded bytes; but what the loader fills in is not there yet.
         for name in ("type_of_loader", "ramdisk_image", "ramdisk_size", "cmd_line_ptr", "setup_data"):
-            self.fields.setdefault(name, t.random.randrange(1, 256) if name == "type_of_loader" else t.random.randrange(1, 1 << 31))
+            self.fields.setdefault(name, t.random.randrange(1, 256 if name == "type_of_loader" else 1 << 31))
 
     def data(self):
         out = bytearray(self.setup)
         for name, value in self.fields.items():
             offset, form = FIELDS[name]
             struct.pack_into("<" + form, out, offset, value)
-        return bytes(out) + self.kernel + b"signature!"[:0]
+        return bytes(out) + self.kernel
 
     @property
     def header_end(self):
@@ -118,7 +120,8 @@ def headers_that_lie_are_refused(t):
     flag = BzImage(t, boot_flag=t.random.choice((0xAA54, 0x55AA, 0)))
     cases.append((flag, None, "BOOT_FLAG_IGNORED", True, {"flag": f"{flag.fields['boot_flag']:#x}"}))
     for version in (0x20B, 0x200):
-        cases.append((BzImage(t, version=version), None, "VERSION_IGNORED", False, {"version": f"{version >> 8}.{version & 255:02}"}))
+        cases.append((BzImage(t, version=version), None, "VERSION_IGNORED", False,
+                      {"version": f"{version >> 8}.{version & 255:02}"}))
     for length in (0x61, t.random.randrange(0, 0x60)):
         cases.append((BzImage(t, header_length=length), None, "HEADER_END_UNCHECKED", True,
                       {"end": f"{0x202 + length:#x}", "where": "inside its own fields, which end at 0x264"}))
@@ -161,10 +164,12 @@ def the_kernel_begins_behind_the_setup_code(t):
         three = said[3 * i:3 * i + 3]
         t.require(three and taken(three[0]), name, sectors=n, what="the whole file was refused",
                   rc=told(three[0]) if three else run.ended)
-        t.require(len(three) == 3 and three[2].rc == EBADMSG or n == 0, "KERNEL_PAST_FILE_END", sectors=n, missing=SECTOR + 1,
+        t.require(len(three) == 3 and three[2].rc == EBADMSG or n == 0, "KERNEL_PAST_FILE_END", sectors=n,
+                  missing=SECTOR + 1,
                   rc=three[-1].rc)
         t.require(three[1].rc == EBADMSG, name, sectors=n, what="a file that lacks one byte was taken", rc=three[1].rc)
-    t.require(said[-1].rc == EBADMSG and len(said) == 13, "SYSSIZE_WRAPS", syssize=f"{huge.fields['syssize']:#x}", rc=said[-1].rc)
+    t.require(said[-1].rc == EBADMSG and len(said) == 13, "SYSSIZE_WRAPS", syssize=f"{huge.fields['syssize']:#x}",
+              rc=said[-1].rc)
 
 
 # --- task 3: its place ---
@@ -177,7 +182,8 @@ def the_kernel_goes_where_it_likes_to_be(t):
     cases = [(BzImage(t), "KERNEL_MISPLACED"),
              (BzImage(t, pref_address=odd, kernel_alignment=align), "PREF_NOT_ALIGNED"),
              (BzImage(t, pref_address=odd, relocatable_kernel=0, kernel_alignment=align), "KERNEL_MOVED"),
-             (BzImage(t, pref_address=t.random.randrange(0, 0x40) * PAGE, kernel_alignment=0x10000), "KERNEL_BELOW_1_MIB")]
+             (BzImage(t, pref_address=t.random.randrange(0, 0x40) * PAGE, kernel_alignment=0x10000),
+              "KERNEL_BELOW_1_MIB")]
     script = ""
     for image, _ in cases:
         script += (f"mem_free\nmem_ram {RAM:#x}\n" if script else MEMORY) + boot(t, image)
@@ -188,7 +194,8 @@ def the_kernel_goes_where_it_likes_to_be(t):
         where = {"at": f"{image.gpa:#x}", "pref": f"{image.fields['pref_address']:#x}",
                  "align": f"{image.fields['kernel_alignment']:#x}"}
         t.require(i < len(said) and 2 * i < len(reads), name, seen=f"nothing ({run.ended})", **where)
-        t.require(taken(said[i]) or name != "KERNEL_MISPLACED", "SOUND_KERNEL_REFUSED", what="an ordinary kernel", rc=told(said[i]))
+        t.require(taken(said[i]) or name != "KERNEL_MISPLACED", "SOUND_KERNEL_REFUSED", what="an ordinary kernel",
+                  rc=told(said[i]))
         seen = bytes.fromhex(reads[2 * i]["data"])
         t.require(seen == image.kernel[:len(seen)], name, seen=f"{seen[:8].hex(' ')} (result {told(said[i])})", **where)
 
@@ -204,14 +211,18 @@ def kernels_without_room_are_refused(t):
     top = BzImage(t, pref_address=0x400000, init_size=RAM - 0x400000)
     cases = [(BzImage(t, kernel_alignment=value), None, "ALIGNMENT_UNCHECKED", True, {"align": f"{value:#x}"})
              for value in (0, 0x200000 + PAGE)]
-    cases += [(low, None, "KERNEL_BELOW_1_MIB", False, {"at": f"{low.gpa:#x}", "pref": f"{low.gpa:#x}", "align": "?", "seen": "?"}),
-              *((one, None, "INIT_SIZE_IGNORED", False, {"at": f"{one.gpa:#x}", "size": f"{one.fields['init_size']:#x}", "ram": f"{RAM:#x}"})
+    cases += [(low, None, "KERNEL_BELOW_1_MIB", False,
+               {"at": f"{low.gpa:#x}", "pref": f"{low.gpa:#x}", "align": "?", "seen": "?"}),
+              *((one, None, "INIT_SIZE_IGNORED", False,
+                 {"at": f"{one.gpa:#x}", "size": f"{one.fields['init_size']:#x}", "ram": f"{RAM:#x}"})
                 for one in (outside, high)),
-              (unpacking, None, "INIT_SIZE_IGNORED", False, {"at": "0x400000", "size": f"{unpacking.fields['init_size']:#x}", "ram": f"{RAM:#x}"})]
+              (unpacking, None, "INIT_SIZE_IGNORED", False,
+               {"at": "0x400000", "size": f"{unpacking.fields['init_size']:#x}", "ram": f"{RAM:#x}"})]
     check_refusals(t, small, cases)
     run = t.rig(MEMORY + boot(t, top), may_fail=True)
     said = run.answer("linux_boot")
-    t.require(taken(said), "SOUND_KERNEL_REFUSED", what="a kernel that wants all memory up to the top", rc=told(said) if said else run.ended)
+    t.require(taken(said), "SOUND_KERNEL_REFUSED", what="a kernel that wants all memory up to the top",
+              rc=told(said) if said else run.ended)
 
 
 # --- task 4: the initrd ---
@@ -233,12 +244,14 @@ def the_initrd_goes_as_high_as_it_may(t):
         at = initrd_place(image, len(data))
         high = initrd_place(BzImage(t), len(data))
         wanted.append((image, data, at))
-        script += (f"mem_free\nmem_ram {RAM:#x}\n" if script else MEMORY) + boot(t, image, f"initrd={t.file('initrd', data)}")
+        script += (f"mem_free\nmem_ram {RAM:#x}\n" if script else MEMORY) + boot(t, image,
+                                                                                 f"initrd={t.file('initrd', data)}")
         script += f"mem_read {at:#x} {len(data)}\nmem_read {high:#x} 64\n"
     run = t.rig(script, may_fail=True)
     said, reads = answers(run, "linux_boot"), answers(run, "mem_read")
     for i, (image, data, at) in enumerate(wanted):
-        t.require(2 * i + 1 < len(reads), "INITRD_MISPLACED", at=f"{at:#x}", size=len(data), seen=f"nothing ({run.ended})")
+        t.require(2 * i + 1 < len(reads), "INITRD_MISPLACED", at=f"{at:#x}", size=len(data),
+                  seen=f"nothing ({run.ended})")
         t.require(taken(said[i]), "INITRD_REFUSED", size=len(data), rc=told(said[i]))
         here, above = (bytes.fromhex(a["data"]) for a in reads[2 * i:2 * i + 2])
         t.require(here == data or above != data[:64], "INITRD_HIGH", limit=f"{image.fields['initrd_addr_max']:#x}",
@@ -262,7 +275,8 @@ def an_initrd_without_room_is_refused(t):
     said = answers(run, "linux_boot")
     t.require(said and taken(said[0]), "INITRD_REFUSED", size=fits, rc=told(said[0]) if said else run.ended)
     for i, size in enumerate((room + 1, 5 * MIB, PAGE), 1):
-        t.require(i < len(said) and said[i].rc not in (0, ENOSYS), "INITRD_OVER_KERNEL", size=size, room=room if i < 3 else 0,
+        t.require(i < len(said) and said[i].rc not in (0, ENOSYS), "INITRD_OVER_KERNEL", size=size,
+                  room=room if i < 3 else 0,
                   rc=said[i].rc if i < len(said) else run.ended)
 
 
@@ -285,7 +299,8 @@ def check_map(t, page, ram):
     usable = sorted((a, a + n) for a, n, kind in entries if kind == 1)
     for start, end in usable:
         hole = start < LOW_HOLE[1] and end > LOW_HOLE[0]
-        t.require(not hole and any(a <= start and end <= b for a, b in ram), "E820_NOT_RAM", start=f"{start:#x}", end=f"{end:#x}")
+        t.require(not hole and any(a <= start and end <= b for a, b in ram), "E820_NOT_RAM", start=f"{start:#x}",
+                  end=f"{end:#x}")
     want = sum(b - a for a, b in ram) - (LOW_HOLE[1] - LOW_HOLE[0])
     have = sum(b - a for a, b in usable)
     t.require(have == want, "E820_RAM_MISSING", have=f"{have:#x}", want=f"{want:#x}", count=len(entries))
@@ -295,9 +310,11 @@ def check_map(t, page, ram):
 def the_map_tells_all_memory_once(t):
     """E820 tells all memory, no address twice, and neither the hole at 640 KiB nor what is no memory."""
     for slots in ([(0, t.random.randrange(12, 30) * MIB)],
-                  [(0, 16 * MIB), (t.random.randrange(20, 40) * MIB, t.random.randrange(41, 60) * MIB), (4 << 30, (4 << 30) + 8 * MIB)]):
+                  [(0, 16 * MIB), (t.random.randrange(20, 40) * MIB, t.random.randrange(41, 60) * MIB),
+                   (4 << 30, (4 << 30) + 8 * MIB)]):
         script = "".join(f"mem_add {a:#x} {b - a:#x}\n" for a, b in slots) + "mem_dirty 0x5a\n"
-        run = t.rig(script + boot(t, BzImage(t, pref_address=0x200000)) + f"mem_read {ZERO_PAGE:#x} {PAGE}\n", may_fail=True)
+        run = t.rig(script + boot(t, BzImage(t, pref_address=0x200000)) + f"mem_read {ZERO_PAGE:#x} {PAGE}\n",
+                    may_fail=True)
         said, read = run.answer("linux_boot"), run.answer("mem_read")
         t.require(said and read, "E820_EMPTY", count=f"nothing ({run.ended})")
         t.require(taken(said), "SOUND_KERNEL_REFUSED", what="an ordinary kernel", rc=told(said))
@@ -316,7 +333,8 @@ def field(page, name):
 
 def page_of(t, image, options="", ram=RAM):
     """The zero page after a boot, and the answer."""
-    run = t.rig(f"mem_ram {ram:#x}\nmem_dirty 0x5a\n" + boot(t, image, options) + f"mem_read {ZERO_PAGE:#x} {PAGE}\n", may_fail=True)
+    run = t.rig(f"mem_ram {ram:#x}\nmem_dirty 0x5a\n" + boot(t, image, options) + f"mem_read {ZERO_PAGE:#x} {PAGE}\n",
+                may_fail=True)
     said, read = run.answer("linux_boot"), run.answer("mem_read")
     t.require(said and read, "HEADER_NOT_COPIED", name="the page", seen=f"nothing ({run.ended})", want="it")
     t.require(said.rc == 0, "SOUND_KERNEL_REFUSED", what="an ordinary kernel", rc=told(said))
@@ -332,10 +350,12 @@ def the_kernel_finds_its_own_header(t):
         page, file = page_of(t, image), image.data()
         for name, (offset, form) in FIELDS.items():
             size = struct.calcsize("<" + form)
-            t.require(name in filled or page[offset:offset + size] == file[offset:offset + size], "HEADER_NOT_COPIED", name=name,
+            t.require(name in filled or page[offset:offset + size] == file[offset:offset + size], "HEADER_NOT_COPIED",
+                      name=name,
                       seen=page[offset:offset + size].hex(" "), want=file[offset:offset + size].hex(" "))
         end = min(image.header_end, 0x290)
-        t.require(page[0x264:end] == file[0x264:end], "HEADER_NOT_COPIED", name=f"the header's bytes from 0x264 to {end:#x}",
+        t.require(page[0x264:end] == file[0x264:end], "HEADER_NOT_COPIED",
+                  name=f"the header's bytes from 0x264 to {end:#x}",
                   seen=page[0x264:end][:8].hex(" "), want=file[0x264:end][:8].hex(" "))
         t.require(not any(page[end:0x2D0]), "HEADER_OVERRUN", end=f"{end:#x}", said=f"{image.header_end:#x}")
         t.credit(0.3)
@@ -400,11 +420,13 @@ def the_kernel_is_entered_in_64_bit_mode(t):
     kernel = Kernel(t)
     run = t.rig(f"kvm_open\nvm_create\n{MEMORY}vcpu_create\n" + boot(t, kernel.image) + "run 20\nexit\n", may_fail=True)
     said = run.answer("linux_boot")
-    t.require(said and said.rc == 0, "SOUND_KERNEL_REFUSED", what="the kit's kernel", rc=told(said) if said else run.ended)
+    t.require(said and said.rc == 0, "SOUND_KERNEL_REFUSED", what="the kit's kernel",
+              rc=told(said) if said else run.ended)
     report = kernel.report(run)
     exits = run.trace.exits(vcpu=0)
     want = kernel.image.gpa + 0x200
-    t.require(report.get("entry") == 64 and said["rip"] == want, "ENTRY_NOT_64", rip=f"{said['rip']:#x}", want=f"{want:#x}",
+    t.require(report.get("entry") == 64 and said["rip"] == want, "ENTRY_NOT_64", rip=f"{said['rip']:#x}",
+              want=f"{want:#x}",
               seen=f"entry {report['entry']}" if "entry" in report else exits[0].reason if exits else run.ended)
     t.require(report.get("rsi") == ZERO_PAGE, "ZERO_PAGE_LOST", rsi=f"{said['rsi']:#x}", want=f"{ZERO_PAGE:#x}")
     rsp = said["rsp"]
@@ -425,14 +447,16 @@ def real_kernel():
 def a_real_kernel_says_its_name(t):
     """Linux itself, as this machine has it, boots until it tells its version."""
     path = real_kernel()
-    t.require(path, "NOT_AS_EXPECTED", message="not tried: no kernel of this machine can be read (/boot/vmlinuz-*, $HVLAB_KERNEL)")
+    t.require(path, "NOT_AS_EXPECTED",
+              message="not tried: no kernel of this machine can be read (/boot/vmlinuz-*, $HVLAB_KERNEL)")
     with open(path, "rb") as file:
         data = file.read()
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
         flags = file.read()
     t.require(" svm" in flags or " vmx" in flags, "NOT_AS_EXPECTED",
               message="not tried: this machine's KVM runs kernels in software, which takes minutes")
-    run = t.hvrun(["--mem", "256M", "--timeout", 15 * STRETCH, "--append", "earlyprintk=serial,ttyS0,115200 console=ttyS0 panic=-1",
+    run = t.hvrun(["--mem", "256M", "--timeout", 15 * STRETCH, "--append",
+                   "earlyprintk=serial,ttyS0,115200 console=ttyS0 panic=-1",
                    t.file("vmlinuz", data)], may_fail=True)
     t.require(b"Linux version " in run.stdout, "SOUND_KERNEL_REFUSED", what=os.path.basename(path),
               rc=(run.stderr.decode(errors="replace").strip().splitlines() or [run.ended])[-1][:200])
