@@ -67,6 +67,8 @@ class Device:
     mmio: bool = False
 
 
+VIRTIO = range(0xD0000000, 0xD000C000, 0x1000)  # the windows
+VIRTIO_NOTIFY = 0x50
 DEVICES = (
     Device("serial port", "serial.c", 0x3F8, 0x3FF),
     Device("debug console", "debugcon.c", 0xE9, 0xE9),
@@ -80,6 +82,7 @@ DEVICES = (
     Device("clock and CMOS memory", "rtc.c", 0x70, 0x71),
     Device("firmware configuration", "fwcfg.c", 0x510, 0x511),
     Device("I/O APIC", "ioapic.c", 0xFEC00000, 0xFEC00FFF, mmio=True),
+    *(Device("virtio device", "virtio/mmio.c", at, at + 0x1FF, mmio=True) for at in VIRTIO),
 )
 
 
@@ -100,6 +103,7 @@ RUN = Step("KVM_RUN", "the kernel leaves the guest and fills struct kvm_run", 1)
 LOOP = Step("machine/smp.c", "the vCPU thread's loop", 8)
 AGAIN = Step("KVM_RUN", "back into the guest", 1)
 SEND = Step("device/chardev.c", "the byte goes out")
+NOTIFIED = Step("device/virtio/queue.c", "a thread of the device's takes what was made available", 9)
 END = Step("machine/machine.c", "the machine ends and says why")
 DIAGNOSE = Step("machine/diagnose.c", "what was seen, as a text")
 
@@ -142,6 +146,8 @@ def path_of(kind: Kind, address: int | None, again: bool) -> list[Step]:
             middle.append(Step(f"device/{device.file}", device.name, 6 if device.file == "serial.c" else 0))
             if kind.key == "io-out" and (device.file == "debugcon.c" or address == 0x3F8):
                 middle.append(SEND)
+            if write and address is not None and device.first in VIRTIO and address - device.first == VIRTIO_NOTIFY:
+                middle.append(NOTIFIED)
         else:
             middle.append(Step("no device", "the write is lost" if write else "the guest reads all ones"))
     if middle and middle[0].where == LOOP.where:

@@ -70,7 +70,7 @@ def two_vcpus():
         s.read(0, 0x3FD, rip=0x1000 + i)
         s.out(0, 0x3F8, f"{ord(letter):02x}", reply="60", rip=0x1008 + i, rax=ord(letter))
     s.run(1, "mmio", mmio={"gpa": 0xFEC00010, "write": True, "size": 4, "data": "01000000"})
-    s.run(1, "mmio", mmio={"gpa": 0xD0000000, "write": False, "size": 4, "data": "00000000"})
+    s.run(1, "mmio", mmio={"gpa": 0xD1000000, "write": False, "size": 4, "data": "00000000"})
     s.run(1, "hlt", reply="ffffffff")
     s.add(k="signal", t=s.now[0], tid=100, target=101, signo=10, vcpu=0, immediate=1, inside=True)
     s.run(0, ret=-4, immediate=1)
