@@ -473,6 +473,58 @@ NAMES = {IN: "a read", OUT: "a write", FLUSH: "a flush", GET_ID: "a request for 
          ZEROES: "a write of zeroes"}
 
 
+class Raw:
+    """An image whose bytes are the disk's."""
+
+    name = "raw"
+
+    @staticmethod
+    def pack(_, disk):
+        return disk
+
+    @staticmethod
+    def unpack(image, _):
+        return image
+
+
+class Scattered:
+    """A qcow2 image of clusters that have one sector each and lie in no order: what a request names is nowhere in one piece,
+    so nobody can hand it on as a whole. One table of the second level, 64 sectors at most. (QEMU, docs/interop/qcow2.)
+    """
+
+    name = "qcow2"
+    COPIED, OFFSET = 1 << 63, 0x00FFFFFFFFFFFE00
+
+    @classmethod
+    def pack(cls, t, disk):
+        count = len(disk) // SECTOR
+        places = t.random.sample(range(5, 5 + count), count)
+        # Clusters: 0 header, 1 the first level, 2 the second, 3 the table of refcounts, 4 refcounts; then data.
+        head = struct.pack(">IIQIIQIIQQIIQQQQII", 0x514649FB, 3, 0, 0, 9, len(disk), 0, 1, SECTOR, 3 * SECTOR, 1, 0, 0, 0,
+                           0, 0, 4, 104)
+        level2 = struct.pack(f">{count}Q", *(cls.COPIED | place * SECTOR for place in places))
+        refcounts = struct.pack(f">{5 + count}H", *[1] * (5 + count))
+        image = bytearray((5 + count) * SECTOR)
+        for at, data in ((0, head), (1, struct.pack(">Q", cls.COPIED | 2 * SECTOR)), (2, level2),
+                         (3, struct.pack(">Q", 4 * SECTOR)),
+                         (4, refcounts), *((place, disk[i * SECTOR:(i + 1) * SECTOR]) for i, place in enumerate(places))):
+            image[at * SECTOR:at * SECTOR + len(data)] = data
+        return bytes(image)
+
+    @classmethod
+    def unpack(cls, image, size):
+        """The disk's bytes; what the image has no sound place for is told as 0xEE."""
+        def table(at, count):
+            raw = image[at:at + 8 * count].ljust(8 * count, b"\0")
+            return struct.unpack(f">{count}Q", raw)
+        level1, = table(SECTOR, 1)
+        out = b""
+        for entry in table(level1 & cls.OFFSET, size // SECTOR):
+            at = entry & cls.OFFSET
+            out += bytes(SECTOR) if entry & 1 or not at else image[at:at + SECTOR].ljust(SECTOR, b"\xEE")
+        return out
+
+
 def header(kind, sector=0):
     return struct.pack("<IIQ", kind, 0, sector)
 
@@ -502,8 +554,8 @@ class Request:
 class Session:
     """A guest with its rings and buffers laid out, its disk, and what happened."""
 
-    def __init__(self, t, disk, size=32, options="", features=0):
-        self.t, self.disk, self.size, self.options = t, disk, size, options
+    def __init__(self, t, disk, size=32, options="", features=0, form=Raw):
+        self.t, self.disk, self.size, self.options, self.form = t, disk, size, options, form
         self.features = features | F_INDIRECT
         self.arena = t.random.randrange(0x180, 0x200) << 12
         self.code = t.random.randrange(0x110, 0x140) << 12
@@ -564,12 +616,12 @@ class Session:
 
     def run(self):
         t = self.t
-        self.file = t.file("disk.raw", self.disk)
+        self.file = t.file("disk.img", self.form.pack(t, self.disk))
         path = t.file("guest.elf", self.image())
         probe = Queue(t, 8)
         probe.put(0, *probe.buffer())
         script = (MEMORY + probe.script("virtq_offer 0", "virtq_pop") +  # a hole in the queue is told as one
-                  f"machine_create image={path} mem=4M irqchip=split disk={self.file},format=raw{self.options}\n"
+                  f"machine_create image={path} mem=4M irqchip=split disk={self.file},format={self.form.name}{self.options}\n"
                   "machine_start\nmachine_wait ms=9000\nsyncs\nexit\n")
         self.ran = t.rig(script, dump=[("last", self.arena, len(self.memory))], may_fail=True)
         made = self.ran.answer("machine_start")
@@ -578,7 +630,7 @@ class Session:
         ends = [e.data[0] for e in self.ran.trace.exits(vcpu=0) if e.reason == "io" and e.port == 0xf4 and e.out and e.data]
         self.end = ends[0] if ends else None
         with open(self.file, "rb") as file:
-            self.disk_after = file.read()
+            self.disk_after = self.form.unpack(file.read(), len(self.disk))
         return self
 
     def bytes_at(self, gpa, length):
@@ -696,7 +748,7 @@ def requests_without_a_header_or_status_need_a_reset(t):
 def sectors_are_read(t):
     """Sectors are read into buffers that are cut anywhere."""
     sectors = t.random.randrange(40, 64)
-    s = Session(t, bytes_of(t, sectors * SECTOR), 64)
+    s = Session(t, bytes_of(t, sectors * SECTOR), 64, form=Scattered)
     shapes = [(1, 1, 2), (t.random.randrange(2, 6), 1, 1), (3, 2, 4), (t.random.randrange(1, 8), 1, 9), (2, 3, 2)]
     reads = [Request(IN, [header(IN, sectors - 1)], [SECTOR, 1], sectors - 1)]
     for i, (count, r, w) in enumerate(shapes):
@@ -730,7 +782,7 @@ def check_disk(t, s, want, what):
 def sectors_are_written(t):
     """Sectors are written from buffers that are cut anywhere, also in the header's; no other byte of the disk changes."""
     sectors = t.random.randrange(40, 64)
-    s = Session(t, bytes_of(t, sectors * SECTOR), 64)
+    s = Session(t, bytes_of(t, sectors * SECTOR), 64, form=Scattered)
     want, free = bytearray(s.disk), list(range(0, sectors - 8, 8))
     writes = []
     for count, pieces, indirect in ((1, 2, False), (t.random.randrange(2, 6), 1, False), (3, 7, True),
