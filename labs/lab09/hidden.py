@@ -2,10 +2,8 @@
 
 from kit.testing import test
 from lab09.tests import (DISCARD, EBADMSG, F_DISCARD, F_ZEROES, IN, IOERR, OK, OUT, SECTOR, UNSUPP, WRITE, ZEROES, Queue,
-                         Request,
-                         Session, answers, ask, bytes_of, check_answered, check_chain, check_disk, check_length,
-                         check_status,
-                         cut_request, header, ranges_of)
+                         Request, Scattered, Session, answers, ask, bytes_of, check_answered, check_chain, check_disk,
+                         check_length, check_status, cut_request, header, ranges_of)
 
 
 @test(task=3)
@@ -49,7 +47,7 @@ def many_chains_are_out(t):
 def a_long_session(t):
     """Reads and writes of many shapes, one after the other, and the disk is as it should be."""
     sectors = 64
-    s = Session(t, bytes_of(t, sectors * SECTOR), 256)
+    s = Session(t, bytes_of(t, sectors * SECTOR), 256, form=Scattered)
     disk, expected = bytearray(s.disk), []
     for _ in range(24):
         count, sector = t.random.randrange(1, 5), t.random.randrange(0, sectors - 5)

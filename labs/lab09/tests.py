@@ -488,8 +488,8 @@ class Raw:
 
 
 class Scattered:
-    """A qcow2 image of clusters that have one sector each and lie in no order: what a request names is nowhere in one piece,
-    so nobody can hand it on as a whole. One table of the second level, 64 sectors at most. (QEMU, docs/interop/qcow2.)
+    """A qcow2 image of clusters that have one sector each and lie in no order: what a request names is nowhere in one
+    piece, so nobody can hand it on as a whole. One table of the second level, 64 sectors at most. (QEMU, docs/interop/qcow2.)
     """
 
     name = "qcow2"
