@@ -3,7 +3,7 @@
 
 The tree that make built is copied elsewhere first, to a path with a blank in it, so that it works wherever it is put.
 """
-# limit: 400
+# limit: 500
 # box: long
 import json
 

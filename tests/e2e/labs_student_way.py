@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A student's way through all labs, from the handed-out tree alone: start, a wrong answer, what the grader names, hints,
 an explanation, the right answer, full marks; and at the end hvrun, built on the student's own files, runs the shell."""
-# limit: 600
+# limit: 900
 # box: long
 import configparser
 import re
