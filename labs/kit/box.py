@@ -295,7 +295,8 @@ def environment(cpu, stretch, first=None):
                                                 "HVLAB_WORK", "PYTHONPATH") if name in os.environ}
     if first:
         kept["PATH"] = first + os.pathsep + kept.get("PATH", os.defpath)
-    kept.update(XDG_RUNTIME_DIR="/run/box", HV_STRETCH=os.environ.get("HV_STRETCH") or str(stretch), HVLAB_BOX=cpu)
+    # Where a socket can be bound: the shared root can hold none.
+    kept.update(XDG_RUNTIME_DIR="/run/box", TMPDIR="/dev/shm", HV_STRETCH=os.environ.get("HV_STRETCH") or str(stretch), HVLAB_BOX=cpu)
     return " ".join(f"{name}={shlex.quote(value)}" for name, value in kept.items())
 
 

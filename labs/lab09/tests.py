@@ -221,7 +221,7 @@ def indexes_that_lie_break_the_queue(t):
 def chains_are_followed_as_they_are_linked(t):
     """Chains of one, two, three, four and more buffers are taken whole, however their descriptors lie."""
     q = Queue(t, 64)
-    shapes = [(2, 1), (0, 1), (1, 0), (1, 1), (1, 3), (3, 1), (t.random.randrange(4, 8), t.random.randrange(4, 8))]
+    shapes = [(2, 1), (1, 3), (0, 1), (1, 0), (1, 1), (3, 1), (t.random.randrange(4, 8), t.random.randrange(4, 8))]
     chains = []
     for readable, writable in shapes:
         parts = q.parts(readable, writable)
