@@ -62,7 +62,7 @@ struct hv_boot_request {
 	const struct hv_module *modules;
 	unsigned module_count;
 	const struct hv_acpi *acpi; /* NULL: the guest gets no ACPI tables; flat ones never do */
-	bool without_acpi; /* acpi only says what there is: the guest gets an MP table */
+	bool without_acpi;          /* acpi only says what there is: the guest gets an MP table */
 };
 
 HV_API_BEGIN

@@ -47,6 +47,13 @@ static uint8_t checksum(const uint8_t *data, size_t size)
 	return (uint8_t)-sum;
 }
 
+/* Without its zero byte: fields of fixed length. */
+static void put_text(uint8_t *to, const char *text)
+{
+	while (*text)
+		*to++ = (uint8_t)*text++;
+}
+
 static void add(struct mp *mp, const uint8_t *entry, size_t size)
 {
 	memcpy(mp->bytes + mp->used, entry, size);
@@ -69,8 +76,8 @@ static void add_processor(struct mp *mp, unsigned index)
 /* All lines are the ISA bus's, edge-triggered and active high as there, and number n is at pin n. */
 static void add_interrupt(struct mp *mp, uint8_t ioapic, unsigned line)
 {
-	const uint8_t entry[ENTRY_SIZE] = {
-		ENTRY_INTERRUPT, INTERRUPT_VECTORED, 0, 0, 0, (uint8_t)line, ioapic, (uint8_t)line};
+	const uint8_t entry[ENTRY_SIZE] = {ENTRY_INTERRUPT, INTERRUPT_VECTORED, 0, 0, 0, (uint8_t)line,
+					   ioapic,          (uint8_t)line};
 
 	add(mp, entry, sizeof(entry));
 }
@@ -86,8 +93,8 @@ static void build(struct mp *mp, const struct hv_acpi *board)
 {
 	const uint8_t id = (uint8_t)board->cpus; /* of the IOAPIC: one that no local APIC has */
 	const uint8_t bus[ENTRY_SIZE] = {ENTRY_BUS, 0, 'I', 'S', 'A', ' ', ' ', ' '};
-	const uint8_t ioapic[ENTRY_SIZE] = {ENTRY_IOAPIC, id,   IOAPIC_VERSION, IOAPIC_ENABLED,
-					    0,            0,    0xc0,           0xfe}; /* at 0xfec00000 */
+	const uint8_t ioapic[ENTRY_SIZE] = {ENTRY_IOAPIC, id,  IOAPIC_VERSION, IOAPIC_ENABLED, 0, 0,
+					    0xc0,         0xfe}; /* at 0xfec00000 */
 	uint8_t *h = mp->bytes;
 
 	mp->used = HEADER_SIZE;
@@ -100,10 +107,10 @@ static void build(struct mp *mp, const struct hv_acpi *board)
 	if (board->legacy)
 		add_local(mp, INTERRUPT_EXTINT, 0, 0);
 	add_local(mp, INTERRUPT_NMI, EVERY_APIC, 1);
-	memcpy(h, "PCMP", 4);
+	put_text(h, "PCMP");
 	hv_put_le16(h + 4, (uint16_t)mp->used);
 	h[6] = SPEC_REVISION;
-	memcpy(h + 8, "HVKIT   HVKIT       ", 20);
+	put_text(h + 8, "HVKIT   HVKIT       ");
 	hv_put_le16(h + 34, mp->entries);
 	hv_put_le32(h + 36, 0xfee00000); /* the local APICs */
 	h[7] = checksum(h, mp->used);

@@ -51,7 +51,8 @@ int hv_disk_lock_probe(const char *path, struct hv_error *err)
 	if (fd < 0)
 		return 0;
 	if (fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK)
-		rc = hv_fail(err, EBUSY, "%s: another process has it open; end that one first, or give another name",
+		rc = hv_fail(err, EBUSY,
+			     "%s: another process has it open; end that one first, or give another name",
 			     path);
 	close(fd);
 	return rc;

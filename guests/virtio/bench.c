@@ -123,7 +123,7 @@ bool bench_disk(unsigned window, unsigned scale)
 	uint32_t failures = 0;
 
 	/* A driver that can't flush would have each write on stable storage before its answer. */
-	if (!virtio_start(&dev, 1, window, BLK_F_FLUSH) || !virtio_has_indirect(&dev)) {
+	if (!virtio_begin(&dev, window, BLK_F_FLUSH) || !virtio_has_indirect(&dev)) {
 		con_printf("window %u: no disk for a measurement\n", window);
 		return false;
 	}

@@ -122,7 +122,6 @@ static bool begin(struct virtio *v, unsigned count, unsigned window, uint64_t wa
 {
 	memset(v, 0, count * sizeof(*v));
 	v->window = window;
-	v->window = window;
 	set(window, REG_STATUS, 0);
 	set(window, REG_STATUS, ACKNOWLEDGE);
 	set(window, REG_STATUS, ACKNOWLEDGE | DRIVER);

@@ -20,10 +20,8 @@ static const struct scene {
 	uint32_t length, depth, count;
 	bool write, random;
 } scenes[] = {
-	{"read-4k-random", 4096, 1, 2000, false, true},
-	{"read-4k-random-16", 4096, 16, 8000, false, true},
-	{"read-1m", 1 << 20, 1, 64, false, false},
-	{"read-1m-4", 1 << 20, 4, 256, false, false},
+	{"read-4k-random", 4096, 1, 2000, false, true}, {"read-4k-random-16", 4096, 16, 8000, false, true},
+	{"read-1m", 1 << 20, 1, 64, false, false},      {"read-1m-4", 1 << 20, 4, 256, false, false},
 	{"write-1m-4", 1 << 20, 4, 256, true, false},
 };
 

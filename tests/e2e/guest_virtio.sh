@@ -59,6 +59,7 @@ for chip in split full; do
 	says out 'window 1: balloon, 8 pages lent, target 0'
 	says out 'virtio: 2 devices, '
 done
+
 # --- without ACPI, Linux is told of the devices on its command line ---
 cp "$TMP/original" "$TMP/disk,1.raw"
 run 33 --acpi off --disk "$TMP/disk,,1.raw,format=raw" --rng --append 'sectors=8 words=1' "$GUESTS/virtio"
