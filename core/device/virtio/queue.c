@@ -292,36 +292,58 @@ int hv_virtq_again(struct hv_virtq *q, uint16_t head, uint16_t place, struct hv_
 
 /* --- the used ring --- */
 
-/* The entry first, then the index that shows it. */
-static void publish(struct hv_virtq *q, uint16_t head, uint32_t length)
+static void put_used(struct hv_virtq *q, uint16_t head, uint32_t length)
 {
-	uint8_t *entry = q->used_at + RING_ENTRIES + USED_ENTRY * (q->returned % q->size);
+	uint8_t *entry = q->used_at + RING_ENTRIES + USED_ENTRY * (q->returned++ % q->size);
 
 	hv_put_le32(entry, head);
 	hv_put_le32(entry + 4, length);
-	store16(q->used_at + RING_IDX, ++q->returned);
 }
 
-void hv_virtq_push(struct hv_virtq *q, const struct hv_virtq_chain *chain, uint32_t written)
+/* At most `size` chains are out, so a slot of done[] is free again before its next chain comes. */
+static void put_in_order(struct hv_virtq *q, const struct hv_virtq_used *used)
 {
-	struct hv_virtq_done *done;
+	struct hv_virtq_done *done = &q->done[used->place % q->size];
 
-	if (!q->started || q->broken)
-		return;
-	if (!q->in_order) {
-		publish(q, chain->head, written);
-		return;
-	}
-	done = &q->done[chain->place % q->size];
-	*done = (struct hv_virtq_done){.waits = true, .head = chain->head, .length = written};
-	/* At most `size` chains are out, so a slot is free again before its next chain comes. */
+	*done = (struct hv_virtq_done){.waits = true, .head = used->head, .length = used->written};
 	for (;;) {
 		done = &q->done[q->returned % q->size];
 		if (!done->waits)
 			return;
 		done->waits = false;
-		publish(q, done->head, done->length);
+		put_used(q, done->head, done->length);
 	}
+}
+
+/* The entries first, then the index that shows them. */
+void hv_virtq_push_all(struct hv_virtq *q, const struct hv_virtq_used *used, unsigned count)
+{
+	uint16_t before = q->returned;
+
+	if (!q->started || q->broken)
+		return;
+	for (unsigned i = 0; i < count; i++) {
+		if (q->in_order)
+			put_in_order(q, &used[i]);
+		else
+			put_used(q, used[i].head, used[i].written);
+	}
+	if (q->returned != before)
+		store16(q->used_at + RING_IDX, q->returned);
+}
+
+void hv_virtq_push(struct hv_virtq *q, const struct hv_virtq_chain *chain, uint32_t written)
+{
+	struct hv_virtq_used used = {.head = chain->head, .place = chain->place, .written = written};
+
+	hv_virtq_push_all(q, &used, 1);
+}
+
+/* What asked for a notification when the ring was found empty still does: its index lies ahead. */
+void hv_virtq_unpop(struct hv_virtq *q, unsigned count)
+{
+	if (q->started && !q->broken)
+		q->taken = (uint16_t)(q->taken - count);
 }
 
 /*

@@ -61,6 +61,12 @@ struct hv_virtq_chain {
 	struct iovec buffers[HV_VIRTQ_BUFFERS_MAX]; /* host addresses, checked */
 };
 
+/* A chain to be given back: its head and place, and how much of it was written. */
+struct hv_virtq_used {
+	uint16_t head, place;
+	uint32_t written;
+};
+
 struct hv_virtq {
 	/* Set by the transport before hv_virtq_start. */
 	const struct hv_memory *mem;        /* borrowed */
@@ -118,6 +124,14 @@ void hv_virtq_put_back(struct hv_virtq *q, const struct hv_virtq_chain *chain);
  * available.
  */
 void hv_virtq_push(struct hv_virtq *q, const struct hv_virtq_chain *chain, uint32_t written);
+
+/* The same for several chains, in the order in which they were popped. The driver sees all of them or none:
+ * the index moves once (section 5.1.6.4 wants that for a frame in several buffers). */
+void hv_virtq_push_all(struct hv_virtq *q, const struct hv_virtq_used *used, unsigned count);
+
+/* As if the last `count` chains had not been popped; none that was popped after them is out. The driver will
+ * notify of the next one that it makes available. */
+void hv_virtq_unpop(struct hv_virtq *q, unsigned count);
 
 /* After pushes: true when the driver wants to be interrupted for them (section 2.7.7). */
 bool hv_virtq_wants_interrupt(struct hv_virtq *q);
