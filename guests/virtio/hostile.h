@@ -19,7 +19,8 @@ struct hostile {
  */
 bool hostile_chains(const struct hostile *h);
 
-/* Requests whose buffers are the rings themselves, and resets in the middle of them. No two runs are alike. */
+/* Requests whose buffers are the rings themselves, and resets in the middle of them. No two runs are alike.
+ */
 void hostile_rings(const struct hostile *h);
 
 #endif

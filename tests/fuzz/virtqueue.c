@@ -57,7 +57,7 @@ static void drain(struct hv_virtq *q, struct hv_virtq_chain *chains)
 	if (count > 0 && !q->broken) { /* what goes back comes again */
 		uint16_t head = chains[count - 1].head;
 
-		hv_virtq_unpop(q, 1);
+		hv_virtq_put_back(q, &chains[count - 1]);
 		require(hv_virtq_pop(q, &chains[count - 1]) == 1 && chains[count - 1].head == head);
 	}
 	while (count-- > 0) {

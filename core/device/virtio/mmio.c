@@ -164,11 +164,6 @@ void hv_virtio_push_all(struct hv_virtio *v, unsigned queue, const struct hv_vir
 		interrupt(v, INTERRUPT_USED);
 }
 
-void hv_virtio_unpop(struct hv_virtio *v, unsigned queue, unsigned count)
-{
-	hv_virtq_unpop(&v->queues[queue], count);
-}
-
 static void notify(struct hv_virtio *v, uint32_t queue)
 {
 	if (queue < v->queue_count && v->queues[queue].started && hv_virtio_is_running(v))

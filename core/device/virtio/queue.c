@@ -266,9 +266,12 @@ int hv_virtq_pop(struct hv_virtq *q, struct hv_virtq_chain *chain)
 	return 1;
 }
 
+/* What asked for a notification when the ring was found empty still does: its index lies ahead. */
 void hv_virtq_put_back(struct hv_virtq *q, const struct hv_virtq_chain *chain)
 {
-	if (q->started && !q->broken && (uint16_t)(chain->place + 1) == q->taken)
+	uint16_t back = (uint16_t)(q->taken - chain->place);
+
+	if (q->started && !q->broken && back <= (uint16_t)(q->taken - q->returned))
 		q->taken = chain->place;
 }
 
@@ -337,13 +340,6 @@ void hv_virtq_push(struct hv_virtq *q, const struct hv_virtq_chain *chain, uint3
 	struct hv_virtq_used used = {.head = chain->head, .place = chain->place, .written = written};
 
 	hv_virtq_push_all(q, &used, 1);
-}
-
-/* What asked for a notification when the ring was found empty still does: its index lies ahead. */
-void hv_virtq_unpop(struct hv_virtq *q, unsigned count)
-{
-	if (q->started && !q->broken)
-		q->taken = (uint16_t)(q->taken - count);
 }
 
 /*

@@ -114,10 +114,9 @@ void hv_virtio_put_back(struct hv_virtio *v, unsigned queue, const struct hv_vir
 /* Gives a chain back and interrupts if the driver wants that. */
 void hv_virtio_push(struct hv_virtio *v, unsigned queue, const struct hv_virtq_chain *chain,
 		    uint32_t written);
-/* Several at once, which the driver sees together; and the last `count` ones taken as if they were not. */
+/* Several at once, which the driver sees together. */
 void hv_virtio_push_all(struct hv_virtio *v, unsigned queue, const struct hv_virtq_used *used,
 			unsigned count);
-void hv_virtio_unpop(struct hv_virtio *v, unsigned queue, unsigned count);
 
 /* True from DRIVER_OK on, unless the device needs a reset. */
 bool hv_virtio_is_running(const struct hv_virtio *v);
