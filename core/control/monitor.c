@@ -244,6 +244,18 @@ static int parse_inject(int argc, char **argv, struct hv_monitor_request *r, str
 	return rc ? rc : ask(r, "x-hv-inject-irq", json_pack("{s:I}", "irq", (json_int_t)line), err);
 }
 
+static int parse_set_link(int argc, char **argv, struct hv_monitor_request *r, struct hv_error *err)
+{
+	bool up;
+
+	if (argc != 3)
+		return usage(r, err);
+	up = strcmp(argv[2], "on") == 0 || strcmp(argv[2], "up") == 0;
+	if (!up && strcmp(argv[2], "off") != 0 && strcmp(argv[2], "down") != 0)
+		return usage(r, err);
+	return ask(r, "set_link", json_pack("{s:s, s:b}", "name", argv[1], "up", (int)up), err);
+}
+
 static int hex_digit(char c)
 {
 	if (c >= '0' && c <= '9')
@@ -366,6 +378,9 @@ const struct hv_monitor_command hv_monitor_commands[] = {
 	 NULL, false, false, parse_resize, hv_text_done},
 	{"inject", "nmi|irq LINE", "an NMI to all vCPUs, or a pulse on an interrupt line (0 to 23)", NULL,
 	 inject_words, false, false, parse_inject, hv_text_done},
+	{"set_link", "NAME on|off", "pull a network card's cable out, or put it back in",
+	 "NAME is net0 for the first card, or as in `info devices`. Frames are dropped meanwhile.\n", NULL,
+	 false, false, parse_set_link, hv_text_done},
 	{"send", "[-n] TEXT", "type TEXT and Enter on the serial line, or a console in its place",
 	 "-n leaves Enter out. \\n \\r \\t \\e \\\\ and \\xNN (01 to 7f) in TEXT stand for the usual "
 	 "characters.\n",

@@ -46,6 +46,7 @@ char *hv_text_done(const struct hv_monitor_request *r, const json_t *result)
 		{"inject", "injected"},
 		{"balloon", "the guest is asked"},
 		{"block_resize", "resized"},
+		{"set_link", "set"},
 	};
 	char *text = NULL;
 

@@ -143,6 +143,12 @@ static int block_resize(struct hv_qmp_session *s, const json_t *args, json_t **r
 	return hv_machine_resize_disk(s->machine, device ? device : node, (uint64_t)size, err);
 }
 
+static int set_link(struct hv_qmp_session *s, const json_t *args, json_t **result, struct hv_error *err)
+{
+	return hv_machine_set_link(s->machine, json_string_value(json_object_get(args, "name")),
+				   json_is_true(json_object_get(args, "up")), err);
+}
+
 static int getfd(struct hv_qmp_session *s, const json_t *args, json_t **result, struct hv_error *err)
 {
 	const char *name = json_string_value(json_object_get(args, "fdname"));
@@ -240,6 +246,7 @@ const struct hv_qmp_command hv_qmp_commands_qemu[] = {
 	 block_resize,
 	 false,
 	 {{"device", 's', true}, {"node-name", 's', true}, {"size", 'i', false}}},
+	{"set_link", set_link, false, {{"name", 's', false}, {"up", 'b', false}}},
 	{"getfd", getfd, true, {{"fdname", 's', false}}},
 	{"closefd", closefd, true, {{"fdname", 's', false}}},
 	{"dump-guest-memory",

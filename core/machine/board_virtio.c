@@ -3,13 +3,15 @@
  * Disks come first, in the order in which they were given, so the first one is always in window 0.
  *
  * A disk's image is the one hostile file that is looked at before the sandbox closes: its tables lead to more
- * files (backing file, extents), and these have to be open by then.
+ * files (backing file, extents), and these have to be open by then. Networks are opened then, too.
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "device/virtio/balloon.h"
 #include "device/virtio/blk.h"
 #include "device/virtio/console.h"
+#include "device/virtio/net.h"
 #include "device/virtio/types.h"
 #include "device/virtio/window.h"
 #include "machine/internal.h"
@@ -48,6 +50,28 @@ void hv_board_close_disks(struct hv_machine *m)
 	for (unsigned i = 0; i < HV_DISKS_MAX; i++) {
 		hv_blk_close(m->disks[i]);
 		m->disks[i] = NULL;
+	}
+}
+
+int hv_board_open_nets(struct hv_machine *m, struct hv_error *err)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; i < m->config.net_count && !rc; i++) {
+		struct hv_net_spec spec;
+
+		rc = hv_net_spec_parse(&spec, m->config.nets[i], err);
+		if (!rc)
+			rc = hv_netback_open(&spec, m->log, &m->netbacks[i], err);
+	}
+	return rc;
+}
+
+void hv_board_close_nets(struct hv_machine *m)
+{
+	for (unsigned i = 0; i < HV_NETS_MAX; i++) {
+		hv_netback_close(m->netbacks[i]);
+		m->netbacks[i] = NULL;
 	}
 }
 
@@ -139,11 +163,46 @@ static int create_balloon(struct hv_machine *m, struct hv_error *err)
 	return rc ? rc : place(m, m->balloon, err);
 }
 
+static int create_net(struct hv_machine *m, unsigned i, struct hv_error *err)
+{
+	struct hv_virtio_host host = host_of(m);
+	struct hv_net_spec spec;
+	struct hv_device *dev;
+	int rc = hv_net_spec_parse(&spec, m->config.nets[i], err);
+
+	if (!rc && !spec.has_mac)
+		hv_net_mac(spec.mac, m->config.name, i);
+	if (!rc)
+		rc = hv_virtio_net_create(&host, m->netbacks[i], spec.mac, &dev, err);
+	if (rc)
+		return rc;
+	m->netbacks[i] = NULL; /* the device has it */
+	m->nets[i] = dev;
+	return place(m, dev, err);
+}
+
+int hv_machine_set_link(struct hv_machine *m, const char *name, bool up, struct hv_error *err)
+{
+	char number[16];
+
+	for (unsigned i = 0; i < m->config.net_count && m->nets[i]; i++) {
+		snprintf(number, sizeof(number), "net%u", i);
+		if (strcmp(name, number) != 0 && strcmp(name, m->nets[i]->ops->name) != 0)
+			continue;
+		hv_virtio_net_set_link(m->nets[i], up);
+		return 0;
+	}
+	return hv_fail(err, ENODEV,
+		       "there is no network device '%.60s'; the first one is net0, and `info devices` lists "
+		       "them all",
+		       name);
+}
+
 int hv_board_create_virtio(struct hv_machine *m, struct hv_error *err)
 {
 	int rc = 0;
 
-	_Static_assert(HV_DISKS_MAX + 3 <= HV_VIRTIO_WINDOWS, "each device has a window");
+	_Static_assert(HV_DISKS_MAX + 3 + HV_NETS_MAX <= HV_VIRTIO_WINDOWS, "each device has a window");
 	for (unsigned i = 0; i < m->config.disk_count && !rc; i++)
 		rc = create_disk(m, i, err);
 	if (!rc && m->config.rng)
@@ -152,5 +211,7 @@ int hv_board_create_virtio(struct hv_machine *m, struct hv_error *err)
 		rc = create_console(m, err);
 	if (!rc && m->config.balloon)
 		rc = create_balloon(m, err);
+	for (unsigned i = 0; i < m->config.net_count && !rc; i++)
+		rc = create_net(m, i, err);
 	return rc;
 }

@@ -16,6 +16,7 @@
 
 #include "base/bytes.h"
 #include "base/parse.h"
+#include "device/net/backend.h"
 #include "kvm/kvm.h"
 #include "machine/config.h"
 #include "machine/config_impl.h"
@@ -40,6 +41,8 @@ void hv_config_free(struct hv_config *c)
 		free(c->initrd[i]);
 	for (unsigned i = 0; i < c->disk_count; i++)
 		free(c->disks[i]);
+	for (unsigned i = 0; i < c->net_count; i++)
+		free(c->nets[i]);
 	free(c->image);
 	free(c->append);
 	free(c->cpu_text);
@@ -57,6 +60,7 @@ int hv_config_copy(struct hv_config *to, const struct hv_config *from, struct hv
 	*to = *from;
 	memset(to->initrd, 0, sizeof(to->initrd));
 	memset(to->disks, 0, sizeof(to->disks));
+	memset(to->nets, 0, sizeof(to->nets));
 	for (size_t i = 0; i < HV_ARRAY_SIZE(new); i++) {
 		*new[i] = old[i] ? strdup(old[i]) : NULL;
 		whole = whole && (!old[i] || *new[i]);
@@ -68,6 +72,10 @@ int hv_config_copy(struct hv_config *to, const struct hv_config *from, struct hv
 	for (unsigned i = 0; i < from->disk_count; i++) {
 		to->disks[i] = strdup(from->disks[i]);
 		whole = whole && to->disks[i];
+	}
+	for (unsigned i = 0; i < from->net_count; i++) {
+		to->nets[i] = strdup(from->nets[i]);
+		whole = whole && to->nets[i];
 	}
 	return whole ? 0 : hv_fail(err, ENOMEM, "no memory for a copy of the configuration");
 }
@@ -210,6 +218,43 @@ static int set_disk(struct hv_config *c, const char *key, const char *value, con
 		rc = keep_path(&kept, key, value, folder, err);
 	if (!rc)
 		c->disks[c->disk_count++] = kept;
+	return rc;
+}
+
+/* One descriptor is one tap: two devices would take each other's frames. */
+static int check_fd(const struct hv_config *c, const char *key, int fd, struct hv_error *err)
+{
+	for (unsigned i = 0; i < c->net_count && fd >= 0; i++) {
+		struct hv_net_spec other;
+
+		if (hv_net_spec_parse(&other, c->nets[i], NULL) == 0 && other.fd == fd)
+			return hv_fail_usage(err, "%s: descriptor %d is given twice", key, fd);
+	}
+	return 0;
+}
+
+/* "none" takes back what was given before: a configuration file's, for one. */
+static int set_net(struct hv_config *c, const char *key, const char *value, const char *folder,
+		   struct hv_error *err)
+{
+	struct hv_net_spec spec;
+	int rc = hv_net_spec_parse(&spec, value, err);
+
+	if (rc)
+		return rc;
+	if (spec.kind == HV_NET_NONE) {
+		while (c->net_count > 0)
+			free(c->nets[--c->net_count]);
+		return 0;
+	}
+	if (c->net_count == HV_NETS_MAX)
+		return hv_fail_usage(err, "%s: more than %d network devices", key, HV_NETS_MAX);
+	rc = check_fd(c, key, spec.fd, err);
+	if (!rc) {
+		c->nets[c->net_count] = NULL;
+		rc = keep_string(&c->nets[c->net_count], value, err);
+	}
+	c->net_count += rc == 0;
 	return rc;
 }
 
@@ -400,9 +445,10 @@ static int set_sandbox(struct hv_config *c, const char *key, const char *value, 
 
 /* Which function sets which option, in the order of hv_config_options. */
 static set_fn *const setters[] = {
-	set_name, set_mem,    set_cpus,    set_kernel, set_boot,    set_load_addr, set_initrd,  set_append,
-	set_disk, set_rng,    set_balloon, set_serial, set_console, set_agent,     set_cpu,     set_irqchip,
-	set_acpi, set_paused, set_gdb,     set_trace,  set_timeout, set_stats,     set_verbose, set_sandbox,
+	set_name,    set_mem,   set_cpus,    set_kernel,  set_boot,   set_load_addr, set_initrd,
+	set_append,  set_disk,  set_rng,     set_balloon, set_net,    set_serial,    set_console,
+	set_agent,   set_cpu,   set_irqchip, set_acpi,    set_paused, set_gdb,       set_trace,
+	set_timeout, set_stats, set_verbose, set_sandbox,
 };
 
 const struct hv_config_option hv_config_options[] = {
@@ -417,6 +463,7 @@ const struct hv_config_option hv_config_options[] = {
 	{"disk", "FILE", "a virtio disk; FILE[,format=F][,ro][,cache=C][,serial=S]; may be given again"},
 	{"rng", NULL, "a virtio device that gives random bytes"},
 	{"balloon", NULL, "a virtio device that takes memory from the guest and gives it back"},
+	{"net", "KIND", "a virtio network card: user[,hostfwd=...] or tap[,ifname=N]; may be given again"},
 	{"serial", "WHERE", "stdio, none, pty, file:PATH or unix:PATH (stdio)"},
 	{"console", "WHERE", "a virtio console (hvc0) there; stdio takes it from the serial line"},
 	{"agent", "WHERE", "a virtio channel for a guest agent there; WHERE[,name=NAME]"},

@@ -20,6 +20,7 @@
 #define HV_MODULES_MAX 16
 #define HV_MEM_DEFAULT (64ull << 20)
 #define HV_DISKS_MAX   6
+#define HV_NETS_MAX    2
 
 struct hv_config {
 	char name[HV_NAME_MAX + 1]; /* "" until hv_config_finish gives one */
@@ -34,7 +35,9 @@ struct hv_config {
 	char *disks[HV_DISKS_MAX]; /* as hv_disk_spec_parse reads them, paths resolved */
 	unsigned disk_count;
 	bool rng, balloon;
-	bool no_acpi; /* an MP table and virtio_mmio.device= on the command line instead */
+	bool no_acpi;            /* an MP table and virtio_mmio.device= on the command line instead */
+	char *nets[HV_NETS_MAX]; /* as hv_net_spec_parse reads them */
+	unsigned net_count;
 	struct hv_chardev_config serial, console, agent; /* console, agent: the virtio console's ports */
 	bool serial_given, has_console, has_agent;
 	char agent_name[HV_CONSOLE_NAME_MAX + 1];

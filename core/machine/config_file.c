@@ -188,6 +188,8 @@ void hv_config_write(const struct hv_config *c, FILE *out)
 	for (unsigned i = 0; i < c->disk_count; i++)
 		write_path(out, "disk", "", c->disks[i]);
 	fprintf(out, "rng %s\nacpi %s\n", c->rng ? "yes" : "no", c->no_acpi ? "off" : "on");
+	for (unsigned i = 0; i < c->net_count; i++)
+		write_string(out, "net", "", c->nets[i]);
 	fprintf(out, "balloon %s\n", c->balloon ? "yes" : "no");
 	write_line(out, "serial", &c->serial, "");
 	if (c->has_console)

@@ -174,6 +174,10 @@ uint64_t hv_machine_balloon_actual(const struct hv_machine *m); /* never waits *
 /* The terminal of the virtio console has this size now, in characters. Nothing happens without a console. */
 void hv_machine_console_size(struct hv_machine *m, uint16_t columns, uint16_t rows);
 
+/* As if a network device's cable were pulled out (up false) or put back in. name: "net0" is the first one, or
+ * as in `info devices`. -ENODEV: there is none of that name. */
+int hv_machine_set_link(struct hv_machine *m, const char *name, bool up, struct hv_error *err);
+
 /* Events; one subscriber slot each call, at most 8; before or after start. Returns a handle >= 0. */
 int hv_machine_subscribe(struct hv_machine *m, hv_event_fn *fn, void *ctx, struct hv_error *err);
 /* For a listener, while it is told of HV_EVENT_IO_ERROR. */

@@ -226,7 +226,7 @@ static void wait_used(struct virtio *v)
 }
 
 /* By an indirect table where the device knows them, else along the queue's own. */
-uint32_t virtio_request(struct virtio *v, const struct virtio_part *parts, unsigned count)
+void virtio_give(struct virtio *v, const struct virtio_part *parts, unsigned count)
 {
 	bool indirect = v->features & F_INDIRECT;
 	struct virtio_descriptor *table = indirect ? v->indirect : v->table;
@@ -247,6 +247,16 @@ uint32_t virtio_request(struct virtio *v, const struct virtio_part *parts, unsig
 		};
 	v->available.used_event = v->seen;
 	virtio_submit(v, 0);
+}
+
+uint32_t virtio_take(struct virtio *v)
+{
 	wait_used(v);
 	return v->used.ring[v->seen++ % VIRTIO_QUEUE_SIZE].length;
+}
+
+uint32_t virtio_request(struct virtio *v, const struct virtio_part *parts, unsigned count)
+{
+	virtio_give(v, parts, count);
+	return virtio_take(v);
 }

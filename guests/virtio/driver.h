@@ -1,7 +1,7 @@
 /*
- * A small virtio driver: devices in MMIO windows, their first split queues, one request at a time, with an
- * interrupt that wakes the CPU from hlt. Rules: virtio 1.2, sections 3.1.1 (initialisation), 2.7 (split
- * queues), 4.2 (MMIO).
+ * A small virtio driver: devices in MMIO windows, one request at a time in each of their first split queues,
+ * with an interrupt that wakes the CPU from hlt. Rules: virtio 1.2, sections 3.1.1 (initialisation), 2.7
+ * (split queues), 4.2 (MMIO).
  */
 #ifndef GUEST_VIRTIO_DRIVER_H
 #define GUEST_VIRTIO_DRIVER_H
@@ -22,6 +22,7 @@
 
 enum { /* device ids */
        VIRTIO_NONE = 0,
+       VIRTIO_NET = 1,
        VIRTIO_BLK = 2,
        VIRTIO_CONSOLE = 3,
        VIRTIO_RNG = 4,
@@ -34,6 +35,7 @@ struct virtio_descriptor {
 	uint16_t flags, next;
 };
 
+/* A device's queue. */
 struct virtio {
 	unsigned window, queue;
 	uint64_t features; /* those agreed on */
@@ -79,6 +81,10 @@ uint32_t virtio_try_areas(struct virtio *v, unsigned window, const uint64_t area
 /* One request, from start to end; returns how many bytes the device says it wrote. The CPU sleeps meanwhile.
  */
 uint32_t virtio_request(struct virtio *v, const struct virtio_part *parts, unsigned count);
+
+/* The two halves of a request: what is handed over may come back later. */
+void virtio_give(struct virtio *v, const struct virtio_part *parts, unsigned count);
+uint32_t virtio_take(struct virtio *v);
 
 /* Makes whatever is at `head` in the table available, and tells the device if it wants to be told. */
 void virtio_submit(struct virtio *v, uint16_t head);

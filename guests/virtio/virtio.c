@@ -3,12 +3,13 @@
  * their FNV-1a checksum is printed; a disk that can be written gets them a second time, each byte changed by
  * 0xa5, right behind, and they are read back and checked. The entropy device gives bytes twice. A console
  * gets a line; with size=1 its terminal's size is waited for, with typed=1 a line is read from it. A balloon
- * gets pages, which are zeros afterwards. With bad=1 each device but the console first gets a chain that
- * loops, must ask for a reset, and must work again after one. hostile=N first torments a disk with N random
- * chains (seed=N for others than the usual ones) and a tenth as many whose buffers are the rings. bench=N
- * measures the first disk, N times as long as usual, and does nothing else; words=1 prints the command line.
- * mmio=ADDRESS says where the windows are on a machine that isn't hvrun's. Ends by the debug exit device:
- * GUEST_OK, or GUEST_FAILED when anything was not as it should be.
+ * gets pages, which are zeros afterwards. A network card asks who has 10.0.2.2, user networking's router, and
+ * waits for the reply; with arp=0 it only tells its address. With bad=1 each device but the console first
+ * gets a chain that loops, must ask for a reset, and must work again after one. hostile=N first torments a
+ * disk with N random chains (seed=N for others than the usual ones) and a tenth as many whose buffers are the
+ * rings. bench=N measures the first disk, N times as long as usual, and does nothing else; words=1 prints the
+ * command line. mmio=ADDRESS says where the windows are on a machine that isn't hvrun's. Ends by the debug
+ * exit device: GUEST_OK, or GUEST_FAILED when anything was not as it should be.
  */
 #include "apic.h"
 #include "bench.h"
@@ -40,7 +41,7 @@ enum { BALLOON_TARGET = 0, BALLOON_ACTUAL = 4 };
 
 extern char page_tables[];
 
-static struct virtio dev;
+static struct virtio dev, card[2]; /* a card: its receive and its transmit queue */
 static uint8_t original[SECTORS_MAX * SECTOR], copy[SECTORS_MAX * SECTOR];
 static unsigned failures;
 
@@ -63,20 +64,22 @@ static uint64_t checksum(const uint8_t *data, uint64_t size)
 
 /* --- a chain that loops --- */
 
-static void provoke(unsigned window)
+static void provoke(unsigned window, bool is_card)
 {
+	struct virtio *v = is_card ? &card[1] : &dev; /* what is in a receive queue waits for a frame */
 	static uint8_t byte;
 
-	if (!check(virtio_start(&dev, 1, window, 0), window, "it refuses to start"))
+	if (!check(virtio_start(is_card ? card : &dev, is_card ? 2 : 1, window, 0), window,
+		   "it refuses to start"))
 		return;
 	for (unsigned i = 0; i < 2; i++)
-		dev.table[i] = (struct virtio_descriptor){
+		v->table[i] = (struct virtio_descriptor){
 			.address = (uint64_t)&byte, .length = 1, .flags = VIRTIO_NEXT, .next = (uint16_t)!i};
-	virtio_submit(&dev, 0);
+	virtio_submit(v, 0);
 	/* The device's thread finds it in its own time; the configuration interrupt tells. */
 	for (;;) {
 		irq_off();
-		if (virtio_status(&dev) & VIRTIO_NEEDS_RESET)
+		if (virtio_status(v) & VIRTIO_NEEDS_RESET)
 			break;
 		irq_on_and_halt();
 	}
@@ -237,6 +240,85 @@ static void use_balloon(unsigned window)
 		   virtio_config(&dev, BALLOON_TARGET));
 }
 
+/* --- network --- */
+
+#define NET_F_MAC  (1ull << 5)
+#define HEADER     12u
+#define ARP_LENGTH 42u
+#define FRAMES_MAX 64u /* that aren't the reply */
+
+static uint8_t out[HEADER + 60], in[HEADER + 1514];
+
+static void put16(uint8_t *at, unsigned value)
+{
+	at[0] = (uint8_t)(value >> 8);
+	at[1] = (uint8_t)value;
+}
+
+/* Who has 10.0.2.2? Tell 10.0.2.15 (RFC 826). */
+static void make_request(const uint8_t *mac)
+{
+	static const uint8_t from[] = {10, 0, 2, 15}, to[] = {10, 0, 2, 2};
+	uint8_t *arp = out + HEADER + 14;
+
+	memset(out, 0, sizeof(out));
+	memset(out + HEADER, 0xff, 6);
+	memcpy(out + HEADER + 6, mac, 6);
+	put16(out + HEADER + 12, 0x0806);
+	put16(arp, 1);
+	put16(arp + 2, 0x0800);
+	put16(arp + 4, 0x0604);
+	put16(arp + 6, 1);
+	memcpy(arp + 8, mac, 6);
+	memcpy(arp + 14, from, 4);
+	memcpy(arp + 24, to, 4);
+}
+
+static bool is_reply(uint32_t length)
+{
+	static const uint8_t router[] = {10, 0, 2, 2};
+	const uint8_t *arp = in + HEADER + 14;
+
+	return length >= HEADER + ARP_LENGTH && in[HEADER + 12] == 8 && in[HEADER + 13] == 6 && arp[7] == 2 &&
+	       memcmp(arp + 14, router, 4) == 0;
+}
+
+static void print_address(const uint8_t *mac)
+{
+	for (unsigned i = 0; i < 6; i++)
+		con_printf("%s%02x", i ? ":" : "", mac[i]);
+}
+
+static void use_card(unsigned window, bool ask)
+{
+	struct virtio_part frame = {out, sizeof(out), false}, room = {in, sizeof(in), true};
+	uint8_t mac[6];
+	bool found = false;
+
+	if (!check(virtio_start(card, 2, window, NET_F_MAC), window, "it refuses to start"))
+		return;
+	for (unsigned i = 0; i < 6; i++)
+		mac[i] = (uint8_t)(virtio_config(card, i & ~3u) >> (8 * (i & 3)));
+	con_printf("window %u: network card ", window);
+	print_address(mac);
+	con_printf("\n");
+	if (!ask)
+		return;
+	make_request(mac);
+	virtio_give(&card[0], &room, 1);
+	virtio_request(&card[1], &frame, 1);
+	for (unsigned i = 0; i < FRAMES_MAX && !found; i++) {
+		found = is_reply(virtio_take(&card[0]));
+		if (!found)
+			virtio_give(&card[0], &room, 1);
+	}
+	if (!check(found, window, "no reply among the frames that came"))
+		return;
+	con_printf("window %u: 10.0.2.2 is at ", window);
+	print_address(in + HEADER + 14 + 8);
+	con_printf("\n");
+}
+
 void guest_main(const struct boot_info *boot)
 {
 	unsigned found = 0, sectors;
@@ -265,7 +347,7 @@ void guest_main(const struct boot_info *boot)
 			continue;
 		found++;
 		if (bad && id != VIRTIO_CONSOLE) /* which looks at its first queue when somebody types */
-			provoke(w);
+			provoke(w, id == VIRTIO_NET);
 		if (id == VIRTIO_BLK && boot_option(boot, "hostile", 0))
 			torment(boot, w, boot_option(boot, "hostile", 0));
 		if (id == VIRTIO_BLK)
@@ -276,6 +358,8 @@ void guest_main(const struct boot_info *boot)
 			use_console(w, boot_option(boot, "typed", 0) != 0, boot_option(boot, "size", 0) != 0);
 		else if (id == VIRTIO_BALLOON)
 			use_balloon(w);
+		else if (id == VIRTIO_NET)
+			use_card(w, boot_option(boot, "arp", 1) != 0);
 		else
 			con_printf("window %u: a device of type %u\n", w, id);
 	}

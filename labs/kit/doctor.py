@@ -70,6 +70,7 @@ LIBRARIES = (
     ("xxhash.h", "xxhash", ("libxxhash-dev", "xxhash-devel", "xxhash")),
     ("nettle/sha2.h", "nettle", ("nettle-dev", "nettle-devel", "nettle")),
     ("expat.h", "expat", ("libexpat1-dev", "expat-devel", "expat")),
+    ("slirp/libslirp.h", "", ("libslirp-dev", "libslirp-devel", "libslirp")),
     ("seccomp.h", "seccomp", ("libseccomp-dev", "libseccomp-devel", "libseccomp")),
 )
 PROGRAMS = (

@@ -43,6 +43,8 @@ Test(monitor, words_become_commands)
 	becomes("translate 0xffff0000", "x-hv-translate", "{\"addr\":\"0xffff0000\"}");
 	becomes("inject nmi", "inject-nmi", "{}");
 	becomes("inject irq 4", "x-hv-inject-irq", "{\"irq\":4}");
+	becomes("set_link net0 off", "set_link", "{\"name\":\"net0\",\"up\":false}");
+	becomes("set_link virtio-net3 up", "set_link", "{\"name\":\"virtio-net3\",\"up\":true}");
 	becomes("trace on", "x-hv-trace", "{\"action\":\"on\"}");
 }
 
@@ -95,6 +97,8 @@ Test(monitor, wrong_usage_is_said)
 	is_wrong("pause/3");
 	is_wrong("inject irq 24");
 	is_wrong("inject irq -1");
+	is_wrong("set_link net0");
+	is_wrong("set_link net0 maybe");
 	is_wrong("trace");
 	is_wrong("trace save");
 	is_wrong("dump");

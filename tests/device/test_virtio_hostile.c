@@ -11,6 +11,7 @@
 #include "device/virtio/balloon.h"
 #include "device/virtio/blk.h"
 #include "device/virtio/console.h"
+#include "device/virtio/net.h"
 #include "drive_virtio.h"
 
 #define ROUNDS  100000u
@@ -26,6 +27,7 @@ static unsigned queues = 1;            /* that the driver sets up */
 static uint64_t type_features;         /* of the type, that the driver takes */
 static void (*any_request)(uint8_t *); /* what is honest enough to be looked at, in 16 bytes */
 static void (*between)(void);          /* what the host does meanwhile */
+static uint64_t type_features;         /* beyond those in the lowest byte */
 static uint64_t state;
 
 static uint64_t any(void)
@@ -143,7 +145,7 @@ static unsigned torment(void)
 		if (below(4) == 0) /* all that was taken is done then */
 			hv_device_hold(dev, true), hv_device_hold(dev, false);
 		if (reg(dev, MMIO_STATUS) & HV_VIRTIO_NEEDS_RESET || below(1000) == 0) {
-			restart(any_features());
+			restart(any_features() | (type_features & any()));
 			resets++;
 		}
 	}
@@ -306,4 +308,95 @@ Test(virtio_hostile, no_ring_harms_the_balloon, .disabled = RACES_ARE_TOLD)
 	set_reg(dev, MMIO_NOTIFY, 0);
 	cr_assert(wait_used(r, 1));
 	cr_assert_eq(*page, 0);
+}
+
+/* A network that brings any frame at any time, and takes or refuses as it likes. */
+static void noise_fill(struct hv_netback *b, struct hv_net_poll *p, bool want_receive, bool want_send)
+{
+	if (want_receive || want_send)
+		p->timeout_ms = 0;
+}
+
+static uint32_t noise(void)
+{
+	static uint32_t last = 12345; /* the device's thread's own */
+
+	last = last * 1664525 + 1013904223;
+	return last >> 8;
+}
+
+static int noise_send(struct hv_netback *b, const struct iovec *iov, unsigned count, size_t length)
+{
+	static uint8_t copy[HV_NET_HEADER + HV_NET_FRAME_MAX];
+	size_t n = 0;
+
+	if (noise() % 8 == 0)
+		return noise() % 2 ? -EAGAIN : -EIO;
+	for (unsigned i = 0; i < count; i++) {
+		cr_assert_leq(n + iov[i].iov_len, sizeof(copy));
+		memcpy(copy + n, iov[i].iov_base, iov[i].iov_len);
+		n += iov[i].iov_len;
+	}
+	cr_assert_eq(n, HV_NET_HEADER + length);
+	return 0;
+}
+
+static size_t noise_receive(struct hv_netback *b, uint8_t *buf, size_t size)
+{
+	static const size_t lengths[] = {1, 12, 25, 26, 72, 1526, 9000, HV_NET_HEADER + HV_NET_FRAME_MAX};
+	size_t length = lengths[noise() % HV_ARRAY_SIZE(lengths)];
+
+	if (noise() % 4 == 0)
+		return 0;
+	memset(buf, 0, length);
+	buf[0] = noise() % 4 ? 0 : (uint8_t)noise();
+	buf[1] = noise() % 4 ? 0 : (uint8_t)noise();
+	if (length > HV_NET_HEADER)
+		buf[HV_NET_HEADER] = (uint8_t)noise();
+	return length;
+}
+
+static void noise_describe(struct hv_netback *b, char *buf, size_t size)
+{
+	buf[0] = '\0';
+}
+
+static void noise_close(struct hv_netback *b)
+{
+}
+
+static const struct hv_netback_ops noise_ops = {
+	.kind = "noise",
+	.fill = noise_fill,
+	.send = noise_send,
+	.receive = noise_receive,
+	.describe = noise_describe,
+	.close = noise_close,
+};
+
+Test(virtio_hostile, no_ring_harms_the_network_device, .disabled = RACES_ARE_TOLD)
+{
+	struct hv_virtio_host host = {.mem = &mem};
+	struct hv_netback back = {.ops = &noise_ops, .offloads = 0x3fff, .mtu = 1500};
+	static const uint8_t mac[HV_MAC_SIZE] = {2, 0, 0, 0, 0, 1};
+
+	cr_assert_eq(hv_virtio_net_create(&host, &back, mac, &dev, NULL), 0);
+	queues = 3;
+	type_features = offered_features(dev);
+	restart(0);
+	cr_assert_gt(torment(), 100);
+	restart(0);
+	r = &rings[1]; /* transmit */
+	describe(r, 0, RING_DATA, 72, 0, 0);
+	memset(guest_at(r, RING_DATA, 72), 0, 72);
+	make_available(r, 0);
+	set_reg(dev, MMIO_NOTIFY, 1);
+	cr_assert(wait_used(r, 1));
+	r = &rings[0]; /* receive */
+	describe(r, 0, RING_DATA, 0x20000, WRITE, 0);
+	make_available(r, 0);
+	set_reg(dev, MMIO_NOTIFY, 0);
+	cr_assert(wait_used(r, 1));
+	hv_device_destroy(dev); /* while the network is still there */
+	dev = NULL;
 }

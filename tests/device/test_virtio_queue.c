@@ -252,6 +252,60 @@ Test(virtio_queue, in_order_a_chain_waits_for_those_before_it)
 
 /* --- hostile --- */
 
+Test(virtio_queue, several_chains_come_back_at_once)
+{
+	struct hv_virtq_used used[3];
+	uint32_t length;
+
+	for (unsigned order = 0; order < 2; order++) {
+		hv_virtq_stop(&q);
+		set_idx(&r, 0);
+		r.seen = 0;
+		q.in_order = order;
+		q.event_idx = true;
+		start();
+		set_used_event(&r, 1); /* in the middle of them */
+		for (unsigned i = 0; i < 3; i++) {
+			offer(i);
+			cr_assert_eq(hv_virtq_pop(&q, &chain), 1);
+			used[i] = (struct hv_virtq_used){
+				.head = chain.head, .place = chain.place, .written = i + 1};
+		}
+		hv_virtq_push_all(&q, used, 0);
+		cr_assert_not(hv_virtq_wants_interrupt(&q));
+		hv_virtq_push_all(&q, used, 3);
+		cr_assert_eq(used_idx(&r), 3);
+		cr_assert(hv_virtq_wants_interrupt(&q));
+		for (unsigned i = 0; i < 3; i++) {
+			cr_assert_eq(take_used(&r, &length), i);
+			cr_assert_eq(length, i + 1);
+		}
+	}
+}
+
+Test(virtio_queue, chains_that_go_back_come_again_and_a_next_one_is_notified_of)
+{
+	static struct hv_virtq_chain taken[3];
+
+	q.event_idx = true;
+	for (unsigned i = 0; i < 3; i++) {
+		offer(i);
+		cr_assert_eq(hv_virtq_pop(&q, &taken[i]), 1);
+	}
+	cr_assert_eq(hv_virtq_pop(&q, &chain), 0);
+	hv_virtq_put_back(&q, &taken[1]);
+	cr_assert_eq(avail_event(&r), 3, "the driver tells of a fourth one");
+	for (unsigned i = 1; i < 3; i++) {
+		cr_assert_eq(hv_virtq_pop(&q, &chain), 1);
+		cr_assert_eq(chain.head, i);
+		cr_assert_eq(chain.place, i);
+	}
+	hv_virtq_put_back(&q, &taken[0]);
+	cr_assert(hv_virtq_is_idle(&q));
+	hv_virtq_put_back(&q, &taken[2]);
+	cr_assert_eq(q.taken, 0, "it isn't out");
+}
+
 Test(virtio_queue, sizes_and_areas_are_checked_at_the_start)
 {
 	static const uint16_t sizes[] = {0, 3, 12, 257, 512, 32768, 65535};

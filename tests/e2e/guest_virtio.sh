@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# virtio: disks of every writable format and the entropy device, from the guest's driver to the image's bytes; what is
+# virtio: disks of every writable format, the entropy device and a network card, from the guest's driver to the image's bytes; what is
 # refused; and that a driver's mistake costs the guest a reset of the device and nobody else anything.
 # limit: 200
 # box: intel
@@ -87,6 +87,65 @@ says err "warning: virtio-blk0: the guest's driver put a descriptor chain that l
 says out 'window 0: a chain that loops: the device asks for a reset'
 says out 'window 0: 8 sectors written and read back'
 says out 'virtio: all is well'
+
+# --- a network card with user networking: its router answers, sandbox or not ---
+for sandbox in on off; do
+	run 33 --sandbox $sandbox --name card --rng --net user,hostname=card "$GUESTS/virtio"
+	says out 'window 1: network card 02:'
+	says out 'window 1: 10.0.2.2 is at 52:55:0a:00:02:02'
+	says out 'virtio: 2 devices'
+done
+run 33 --net user,mac=52:54:00:12:34:56,restrict=on --net user,net=10.0.2.0/27 --append 'bad=1 sectors=8' "$GUESTS/virtio"
+says out 'window 0: network card 52:54:00:12:34:56'
+says out 'window 1: a chain that loops: the device asks for a reset'
+says err "warning: virtio-net0: the guest's driver put a descriptor chain that loops into queue 1"
+run 2 --net user,hostfwd=tcp::1-:0 "$GUESTS/virtio"
+says err 'ports count from 1'
+run 2 --net tap,fd=77 "$GUESTS/virtio"
+says err 'there is no descriptor 77'
+run 2 --net tap,fd=77 "$GUESTS/virtio" 77</dev/null
+says err 'is not open for reading and writing'
+run 2 --net tap,fd=77 "$GUESTS/virtio" 77<>/dev/null
+says err 'descriptor 77 is no tap'
+# A port that is taken: the first VM has it as long as it lives.
+python3 - "$TMP/port" <<-'END' &
+	import os, socket, sys, time
+	s = socket.create_server(("127.0.0.1", 0))
+	with open(sys.argv[1] + ".new", "w") as f:
+	    f.write(str(s.getsockname()[1]))
+	os.rename(sys.argv[1] + ".new", sys.argv[1])
+	time.sleep(600)
+END
+taken=$!
+trap 'kill $taken 2>/dev/null || true; wait $taken 2>/dev/null || true' EXIT
+for _ in $(seq 500); do
+	[ -f "$TMP/port" ] && break
+	sleep 0.05
+done
+run 1 --net "user,hostfwd=tcp::$(cat "$TMP/port")-:22" "$GUESTS/virtio"
+says err "TCP port $(cat "$TMP/port") of 127.0.0.1 can't be forwarded: Address already in use"
+kill $taken
+wait $taken 2>/dev/null || true
+
+# --- its cable, from outside ---
+timeout $((60 * HV_STRETCH)) "$HVRUN" --name virtio-cable --paused --timeout $((50 * HV_STRETCH)) --net user "$GUESTS/virtio" \
+	</dev/null >/dev/null 2>&1 &
+card=$!
+trap 'kill $card 2>/dev/null || true; wait $card 2>/dev/null || true' EXIT
+for _ in $(seq 500); do
+	"$HVCTL" virtio-cable info status >/dev/null 2>&1 && break
+	sleep 0.05
+done
+"$HVCTL" virtio-cable set_link net0 off
+"$HVCTL" virtio-cable info devices >"$TMP/out"
+says out 'link down'
+"$HVCTL" virtio-cable set_link virtio-net0 on
+"$HVCTL" virtio-cable info devices >"$TMP/out"
+says out 'link up'
+! "$HVCTL" virtio-cable set_link net1 on 2>"$TMP/err"
+says err "there is no network device 'net1'"
+"$HVCTL" virtio-cable quit >/dev/null
+wait $card 2>/dev/null || true
 
 # --- a disk that can't be had ---
 run 1 --disk "$TMP/missing" "$GUESTS/virtio"

@@ -10,7 +10,6 @@ into scripts, which go through `hvlab box` there.
 # limit: 900
 # once
 # alone
-import glob
 import hashlib
 import lzma
 import os
@@ -23,9 +22,7 @@ import subprocess
 import sys
 import zlib
 
-from labs_staff_lib import SRC, TMP, check, skip
-
-from kit import box
+from linux_lib import TMP, Linux, check, write
 
 HVRUN = os.environ["HVRUN"]
 SECONDS = 240  # for one boot: 3 on hardware, 30 to 60 emulated
@@ -52,36 +49,10 @@ exec $b sh
 """  # sysfs, proc and the modules of the kernel are all that it needs
 SHELL = b"echo A-SHELL-$((6 * 7))\nmkdir /t && echo MADE >/t/f && cat /t/f\npoweroff -f\n"
 
-if os.environ.get("HV_SAN"):
-    skip("no sanitized program runs in the box")
-if not shutil.which("busybox"):
-    skip("busybox is missing (busybox-static): tests/deps box")
-
-
-def is_hardware():
-    """Whether /dev/kvm here is VT-x or AMD-V: the box, or a real machine."""
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return False
-    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-        flags = next((line.split() for line in file if line.startswith("flags")), [])
-    return "svm" in flags or "vmx" in flags
-
-
-DIRECT = is_hardware()
-if not DIRECT and os.environ.get("HVLAB_BOX"):
-    skip("the box has no /dev/kvm")
-if not DIRECT and not shutil.which("qemu-system-x86_64"):
-    skip("no VT-x or AMD-V here, and no qemu-system-x86_64 for the box: tests/deps box")
-
-# The kernel is fetched once for all builds, not once for each test's own home.
-os.environ["XDG_CACHE_HOME"] = str(SRC / "build-box")
-try:
-    KERNEL = pathlib.Path(box.kernel_folder(print))
-    MODULES = box.modules(KERNEL, ("pvpanic", "pvpanic_mmio", "virtio_mmio", "virtio_blk", "virtio_rng"))
-    PANICS = sum(name.startswith("pvpanic") for name, _ in MODULES)
-except (box.Trouble, OSError, subprocess.SubprocessError) as why:
-    skip(f"no kernel package can be had here: {why}")
-BZIMAGE = sorted(glob.glob(str(KERNEL / "boot" / "vmlinuz-*")))[-1]
+linux = Linux()
+MODULES = linux.modules("pvpanic", "pvpanic_mmio", "virtio_mmio", "virtio_blk", "virtio_rng")
+PANICS = sum(name.startswith("pvpanic") for name, _ in MODULES)
+BZIMAGE = linux.image
 image = pathlib.Path(BZIMAGE).read_bytes()
 
 
@@ -99,12 +70,6 @@ def vmlinux():
         done = subprocess.run(["zstd", "-dc"], input=packed[:-4], capture_output=True, timeout=120, check=False)
         return done.stdout or None
     return None
-
-
-def write(name, data):
-    path = TMP / name
-    path.write_bytes(data)
-    return path
 
 
 # Disks of four formats with the same content; the guest writes a pattern over a part of the first three.
@@ -127,12 +92,7 @@ def make_disks():
     return True
 
 
-busybox = pathlib.Path(shutil.which("busybox")).read_bytes()
-INITRD = write("initrd", box.cpio(
-    [(name, 0o40755, b"") for name in ("bin", "dev", "proc", "sys", "m")] +
-    [("bin/busybox", 0o100755, busybox), ("init", 0o100755, (INIT % " ".join(name for name, _ in MODULES)).encode()),
-     ("pattern", 0o100644, pattern)] +
-    [(f"m/{name}.ko", 0o100644, data) for name, data in MODULES]))
+INITRD = linux.initrd("initrd", INIT % " ".join(name for name, _ in MODULES), MODULES, [("pattern", 0o100644, pattern)])
 scripts = []
 
 
@@ -195,24 +155,9 @@ run("small", command(BZIMAGE, mem="32M"))
 run("long", command(BZIMAGE, append=" " + "x" * 4000))
 
 # --- the runs -----------------------------------------------------------------------------------------------------------
-# The emulated machine may die of a fault of its own with several CPUs in its guest; a second one is given its turn then.
-def execute(commands):
-    text = "\n".join(["cd " + shlex.quote(str(TMP)), "export PATH=/bin:/sbin:/usr/bin:/usr/sbin", *commands, "exit 0", ""])
-    path = write("script", text.encode())
-    if DIRECT:
-        return subprocess.run(["sh", str(path)], stdin=subprocess.DEVNULL, timeout=800, check=True)
-    for last in (False, True):
-        done = subprocess.run([str(SRC / "labs" / "hvlab"), "box", "--memory", "3072", "--timeout", "400", "--", "sh", str(path)],
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=500, check=False)
-        if "the emulated machine ended before" not in done.stderr:
-            break
-        print("the box died" + ("" if last else "; tried once more"))
-    return check(done.returncode == 0, "the box ran what it was given", done.returncode, done.stdout[-1000:], done.stderr[-1000:])
-
-
 for one in scripts[:booted]:
-    execute([one])
-execute(scripts[booted:])
+    linux.execute([one])
+linux.execute(scripts[booted:])
 
 
 def result(name):

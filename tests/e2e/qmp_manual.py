@@ -11,8 +11,8 @@ from qmp_common import Connection, skip, until, vm
 PAGE = pathlib.Path("/usr/share/man/man7/qemu-qmp-ref.7.gz")
 if not PAGE.exists():
     skip("qemu-qmp-ref(7) is not installed")
-# Commands whose examples name things of QEMU's own (a capability, a descriptor that was passed before).
-APART = {"qmp_capabilities", "dump-guest-memory", "getfd", "closefd", "quit", "human-monitor-command"}
+# Commands whose examples name things of QEMU's own (a capability, a network card, a disk, a descriptor that was passed before).
+APART = {"qmp_capabilities", "set_link", "block_resize", "dump-guest-memory", "getfd", "closefd", "quit", "human-monitor-command"}
 
 
 def examples():

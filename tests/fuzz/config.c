@@ -38,9 +38,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		if (load(&second, again) == 0 &&
 		    (first.mem != second.mem || first.cpus != second.cpus ||
 		     first.initrd_count != second.initrd_count || first.disk_count != second.disk_count ||
-		     first.rng != second.rng || first.balloon != second.balloon ||
-		     first.has_console != second.has_console || first.console.kind != second.console.kind ||
-		     first.has_agent != second.has_agent || first.agent.kind != second.agent.kind ||
+		     first.rng != second.rng || first.net_count != second.net_count ||
+		     first.balloon != second.balloon || first.has_console != second.has_console ||
+		     first.console.kind != second.console.kind || first.has_agent != second.has_agent ||
+		     first.agent.kind != second.agent.kind ||
 		     strcmp(first.agent_name, second.agent_name) != 0))
 			abort();
 		hv_config_free(&second);

@@ -54,6 +54,12 @@ static void drain(struct hv_virtq *q, struct hv_virtq_chain *chains)
 	require(rc >= 0 || q->broken);
 	require(!q->broken || (rc < 0 && strcmp(hv_virtq_error_text(q->broken), "an unknown error") != 0));
 	require(count <= q->size);
+	if (count > 0 && !q->broken) { /* what goes back comes again */
+		uint16_t head = chains[count - 1].head;
+
+		hv_virtq_put_back(q, &chains[count - 1]);
+		require(hv_virtq_pop(q, &chains[count - 1]) == 1 && chains[count - 1].head == head);
+	}
 	while (count-- > 0) {
 		size_t n = hv_virtq_read(&chains[count], 1, bytes, sizeof(bytes));
 

@@ -3,6 +3,7 @@
  */
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -17,8 +18,9 @@
 
 #include "hvrun.h"
 
-/* Runs fn in a locked child and returns its status; a child that the kernel killed gives -1. */
-static int locked(int (*fn)(void))
+/* Runs fn in a locked child and returns its status; a child that the kernel killed gives -1. sockets: as with
+ * user networking. */
+static int locked_as(bool sockets, int (*fn)(void))
 {
 	pid_t pid = fork();
 	int status;
@@ -27,13 +29,18 @@ static int locked(int (*fn)(void))
 		struct hv_error err;
 
 		alarm(20);
-		if (sandbox_lock(&err))
+		if (sandbox_lock(sockets, &err))
 			_exit(100);
 		_exit(fn());
 	}
 	cr_assert(pid > 0);
 	cr_assert_eq(waitpid(pid, &status, 0), pid);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static int locked(int (*fn)(void))
+{
+	return locked_as(false, fn);
 }
 
 /* 0 when the call failed with EPERM, as a call outside the list does. */
@@ -65,6 +72,30 @@ static int try_sockets(void)
 Test(sandbox, makes_no_socket_and_connects_none)
 {
 	cr_assert_eq(locked(try_sockets), 0);
+}
+
+static int try_kernel(void);
+
+static int try_internet(void)
+{
+	struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int udp = socket(AF_INET, SOCK_DGRAM, 0), six;
+
+	sa.sin_port = htons(9);
+	if (udp < 0 || connect(udp, (struct sockaddr *)&sa, sizeof(sa)) < 0)
+		return 50;
+	six = socket(AF_INET6, SOCK_STREAM, 0);
+	if (six < 0 && errno == EPERM)
+		return 51;
+	return REFUSED(socket(AF_UNIX, SOCK_STREAM, 0)) + REFUSED(socket(AF_NETLINK, SOCK_RAW, 0)) +
+	       REFUSED(socket(AF_PACKET, SOCK_RAW, 0)) +
+	       REFUSED(bind(udp, (struct sockaddr *)&sa, sizeof(sa))) + REFUSED(listen(udp, 1)) +
+	       try_kernel() + try_other_programs();
+}
+
+Test(sandbox, with_user_networking_connects_to_internet_addresses_and_does_no_more)
+{
+	cr_assert_eq(locked_as(true, try_internet), 0);
 }
 
 static int try_kernel(void)
@@ -185,7 +216,7 @@ static int open_status(void)
 		struct hv_error err;
 
 		status_fd = open("/proc/self/status", O_RDONLY);
-		_exit(status_fd < 0 || sandbox_lock(&err) ? 100 : see_status());
+		_exit(status_fd < 0 || sandbox_lock(false, &err) ? 100 : see_status());
 	}
 	waitpid(pid, &status, 0);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;

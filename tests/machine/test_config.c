@@ -88,6 +88,9 @@ Test(config, takes_good_values)
 		{"disk", "/a,,b,ro"},
 		{"rng", "on"},
 		{"disk", "d,format=qcow2,serial=a-1,ro"},
+		{"net", "none"},
+		{"net", "user,hostfwd=tcp::2222-:22,restrict=on"},
+		{"net", "tap,ifname=hv0,mac=52:54:00:12:34:56"},
 		{"kernel", "vmlinuz"},
 		{"boot", "linux"},
 	};
@@ -181,6 +184,21 @@ Test(config, a_disks_words_are_parted_at_single_commas)
 	cr_assert_str_eq(spec.format, "");
 }
 
+Test(config, there_are_at_most_two_networks_and_none_takes_them_back)
+{
+	cr_assert_eq(hv_config_set(&c, "net", "bridge", &err), -EINVAL);
+	cr_assert_eq(hv_config_set(&c, "net", NULL, &err), -EINVAL);
+	cr_assert_eq(c.net_count, 0);
+	cr_assert_eq(hv_config_set(&c, "net", "tap,fd=9", &err), 0, "%s", err.text);
+	cr_assert_eq(hv_config_set(&c, "net", "tap,fd=9", &err), -EINVAL);
+	cr_assert(strstr(err.text, "given twice"), "%s", err.text);
+	cr_assert_eq(hv_config_set(&c, "net", "user", &err), 0, "%s", err.text);
+	cr_assert_eq(hv_config_set(&c, "net", "user", &err), -EINVAL);
+	cr_assert_eq(c.net_count, 2);
+	cr_assert_eq(hv_config_set(&c, "net", "none", &err), 0, "%s", err.text);
+	cr_assert_eq(c.net_count, 0);
+}
+
 Test(config, a_disk_that_makes_no_sense_is_refused)
 {
 	static const char *const bad[] = {
@@ -271,6 +289,8 @@ Test(config, what_is_written_is_read_back)
 	hv_config_set(&c, "initrd", "/m2", NULL);
 	hv_config_set(&c, "disk", "/d,,1,ro,serial=\"x\"", NULL);
 	hv_config_set(&c, "disk", "/e", NULL);
+	hv_config_set(&c, "net", "user,hostfwd=tcp::1-:2", NULL);
+	hv_config_set(&c, "net", "tap,fd=9", NULL);
 	hv_config_set(&c, "rng", NULL, NULL);
 	hv_config_set(&c, "serial", "unix:/s", NULL);
 	hv_config_set(&c, "console", "pty", NULL);
@@ -297,6 +317,9 @@ Test(config, what_is_written_is_read_back)
 	cr_assert_eq(back.disk_count, 2);
 	cr_assert_str_eq(back.disks[0], "/d,,1,ro,serial=\"x\"");
 	cr_assert_str_eq(back.disks[1], "/e");
+	cr_assert_eq(back.net_count, 2);
+	cr_assert_str_eq(back.nets[0], "user,hostfwd=tcp::1-:2");
+	cr_assert_str_eq(back.nets[1], "tap,fd=9");
 	cr_assert(back.rng);
 	cr_assert_str_eq(back.serial.path, "/s");
 	cr_assert_eq(back.console.kind, HV_CHARDEV_PTY);
@@ -341,11 +364,14 @@ Test(config, a_copy_shares_nothing)
 	hv_config_set(&c, "image", "/i", NULL);
 	hv_config_set(&c, "initrd", "/m", NULL);
 	hv_config_set(&c, "disk", "/d", NULL);
+	hv_config_set(&c, "net", "user", NULL);
 	cr_assert_eq(hv_config_copy(&copy, &c, &err), 0);
 	cr_assert_neq(copy.image, c.image);
 	cr_assert_neq(copy.initrd[0], c.initrd[0]);
 	cr_assert_neq(copy.disks[0], c.disks[0]);
 	cr_assert_str_eq(copy.disks[0], "/d");
+	cr_assert_neq(copy.nets[0], c.nets[0]);
+	cr_assert_str_eq(copy.nets[0], "user");
 	cr_assert_str_eq(copy.image, "/i");
 	hv_config_free(&copy);
 	cr_assert_str_eq(c.image, "/i");

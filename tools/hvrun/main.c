@@ -112,7 +112,7 @@ static int set_up(struct run *r, struct hv_error *err)
 	/* All that has to be opened is open. From here on the image is looked at, so the door is shut first;
 	 * only the debugger's socket needs a VM that is made. */
 	if (!rc && c->sandbox && !c->gdb)
-		rc = sandbox_lock(err);
+		rc = sandbox_lock(sandbox_needs_sockets(c), err);
 	if (!rc)
 		rc = hv_machine_build(r->machine, err);
 	if (!rc)
@@ -120,7 +120,7 @@ static int set_up(struct run *r, struct hv_error *err)
 	if (!rc && c->gdb)
 		rc = hv_gdb_start(&r->gdb, r->machine, c->gdb, &r->log, err);
 	if (!rc && c->sandbox && c->gdb)
-		rc = sandbox_lock(err);
+		rc = sandbox_lock(sandbox_needs_sockets(c), err);
 	if (!rc && c->trace)
 		rc = hv_machine_trace(r->machine, true, err);
 	return rc;

@@ -2,6 +2,9 @@
  * Locking ourselves in. A guest that finds a hole in a device then holds a process that can open, connect,
  * execute and signal nothing, and can make or remove files only where this VM's own lie.
  *
+ * User networking alone makes sockets while the VM runs: it may connect to internet addresses then, which is
+ * what it is for, and nothing else more.
+ *
  * Two kernel features work together: Landlock knows paths, which a system call filter can't look at; the
  * filter (seccomp-BPF, made at build time by filter/mkfilter.c) knows calls. Rules: seccomp(2), landlock(7),
  * prctl(2).
@@ -17,6 +20,7 @@
 #include <unistd.h>
 
 #include "control/registry.h"
+#include "device/net/backend.h"
 #include "filter/filter.h"
 #include "hvrun.h"
 
@@ -85,14 +89,26 @@ void sandbox_folders(const struct hv_config *config, const struct hv_log *log)
 
 /* --- the filter --- */
 
-int sandbox_lock(struct hv_error *err)
+bool sandbox_needs_sockets(const struct hv_config *config)
+{
+	for (unsigned i = 0; i < config->net_count; i++) {
+		struct hv_net_spec spec;
+
+		if (hv_net_spec_parse(&spec, config->nets[i], NULL) == 0 && spec.kind == HV_NET_USER)
+			return true;
+	}
+	return false;
+}
+
+int sandbox_lock(bool sockets, struct hv_error *err)
 {
 	struct sock_filter mine[HV_FILTER_MAX];
-	struct sock_fprog prog = {.len = hvrun_filter_length, .filter = mine};
+	struct sock_fprog prog = {.len = sockets ? hvrun_filter_user_net_length : hvrun_filter_length,
+				  .filter = mine};
 	long rc;
 
-	memcpy(mine, hvrun_filter, hvrun_filter_length * sizeof(mine[0]));
-	for (unsigned i = 0; i < hvrun_filter_length; i++)
+	memcpy(mine, sockets ? hvrun_filter_user_net : hvrun_filter, prog.len * sizeof(mine[0]));
+	for (unsigned i = 0; i < prog.len; i++)
 		if (mine[i].k == HV_FILTER_PID)
 			mine[i].k = (uint32_t)getpid();
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)

@@ -126,7 +126,7 @@ bool hv_virtio_has(const struct hv_virtio *v, uint64_t feature)
 	return v->accepted & feature;
 }
 
-static bool is_running(const struct hv_virtio *v)
+bool hv_virtio_is_running(const struct hv_virtio *v)
 {
 	return (v->status & (HV_VIRTIO_DRIVER_OK | HV_VIRTIO_NEEDS_RESET)) == HV_VIRTIO_DRIVER_OK;
 }
@@ -134,7 +134,7 @@ static bool is_running(const struct hv_virtio *v)
 bool hv_virtio_pop(struct hv_virtio *v, unsigned queue, struct hv_virtq_chain *chain)
 {
 	struct hv_virtq *q = &v->queues[queue];
-	int rc = is_running(v) ? hv_virtq_pop(q, chain) : 0;
+	int rc = hv_virtio_is_running(v) ? hv_virtq_pop(q, chain) : 0;
 
 	if (rc < 0)
 		hv_virtio_needs_reset(v, queue, hv_virtq_error_text(q->broken));
@@ -155,9 +155,18 @@ void hv_virtio_push(struct hv_virtio *v, unsigned queue, const struct hv_virtq_c
 		interrupt(v, INTERRUPT_USED);
 }
 
+void hv_virtio_push_all(struct hv_virtio *v, unsigned queue, const struct hv_virtq_used *used, unsigned count)
+{
+	struct hv_virtq *q = &v->queues[queue];
+
+	hv_virtq_push_all(q, used, count);
+	if (hv_virtq_wants_interrupt(q))
+		interrupt(v, INTERRUPT_USED);
+}
+
 static void notify(struct hv_virtio *v, uint32_t queue)
 {
-	if (queue < v->queue_count && v->queues[queue].started && is_running(v))
+	if (queue < v->queue_count && v->queues[queue].started && hv_virtio_is_running(v))
 		v->ops->notify(v, queue);
 }
 

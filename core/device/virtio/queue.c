@@ -278,9 +278,12 @@ int hv_virtq_pop(struct hv_virtq *q, struct hv_virtq_chain *chain)
 	/* hv:end */
 }
 
+/* What asked for a notification when the ring was found empty still does: its index lies ahead. */
 void hv_virtq_put_back(struct hv_virtq *q, const struct hv_virtq_chain *chain)
 {
-	if (q->started && !q->broken && (uint16_t)(chain->place + 1) == q->taken)
+	uint16_t back = (uint16_t)(q->taken - chain->place);
+
+	if (q->started && !q->broken && back <= (uint16_t)(q->taken - q->returned))
 		q->taken = chain->place;
 }
 
@@ -338,6 +341,34 @@ void hv_virtq_push(struct hv_virtq *q, const struct hv_virtq_chain *chain, uint3
 		publish(q, done->head, done->length);
 	}
 	/* hv:end */
+}
+
+/*
+ * The same for chains that the driver has to see all at once or not at all, as the buffers of one network
+ * frame (5.1.6.4): all entries, behind the last one that it sees, and then the index.
+ */
+void hv_virtq_push_all(struct hv_virtq *q, const struct hv_virtq_used *used, unsigned count)
+{
+	uint16_t shown = q->returned;
+
+	if (!q->started || q->broken)
+		return;
+	for (unsigned i = 0; i < count; i++) {
+		struct hv_virtq_done *done = &q->done[(q->in_order ? used[i].place : shown + i) % q->size];
+
+		*done = (struct hv_virtq_done){
+			.waits = true, .head = used[i].head, .length = used[i].written};
+	}
+	for (; q->done[shown % q->size].waits; shown++) {
+		struct hv_virtq_done *done = &q->done[shown % q->size];
+		uint8_t *entry = q->used_at + RING_ENTRIES + USED_ENTRY * (shown % q->size);
+
+		done->waits = false;
+		hv_put_le32(entry, done->head);
+		hv_put_le32(entry + 4, done->length);
+	}
+	if (shown != q->returned)
+		store16(q->used_at + RING_IDX, q->returned = shown);
 }
 
 /*

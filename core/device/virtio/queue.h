@@ -61,6 +61,12 @@ struct hv_virtq_chain {
 	struct iovec buffers[HV_VIRTQ_BUFFERS_MAX]; /* host addresses, checked */
 };
 
+/* A chain to be given back: its head and place, and how much of it was written. */
+struct hv_virtq_used {
+	uint16_t head, place;
+	uint32_t written;
+};
+
 struct hv_virtq {
 	/* Set by the transport before hv_virtq_start. */
 	const struct hv_memory *mem;        /* borrowed */
@@ -106,9 +112,10 @@ bool hv_virtq_has_more(const struct hv_virtq *q);
 int hv_virtq_again(struct hv_virtq *q, uint16_t head, uint16_t place, struct hv_virtq_chain *chain);
 
 /*
- * Undoes the last hv_virtq_pop: its chain is not out any more, and the next pop gives what stands in its
- * place then, which a hostile driver may have changed. For a device that can't finish a chain now and won't
- * keep it.
+ * Undoes the hv_virtq_pop of this chain and of those after it: they are not out any more, none of them may
+ * have been pushed, and the next pop gives what stands in this one's place then, which a hostile driver may
+ * have changed. Where the ring had been found empty, the driver notifies of the next chain all the same. For
+ * a device that can't finish chains now and won't keep them.
  */
 void hv_virtq_put_back(struct hv_virtq *q, const struct hv_virtq_chain *chain);
 
@@ -118,6 +125,10 @@ void hv_virtq_put_back(struct hv_virtq *q, const struct hv_virtq_chain *chain);
  * available.
  */
 void hv_virtq_push(struct hv_virtq *q, const struct hv_virtq_chain *chain, uint32_t written);
+
+/* The same for several chains, in the order in which they were popped. The driver sees all of them or none:
+ * the index moves once (section 5.1.6.4 wants that for a frame in several buffers). */
+void hv_virtq_push_all(struct hv_virtq *q, const struct hv_virtq_used *used, unsigned count);
 
 /* After pushes: true when the driver wants to be interrupted for them (section 2.7.7). */
 bool hv_virtq_wants_interrupt(struct hv_virtq *q);

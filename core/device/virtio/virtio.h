@@ -114,6 +114,12 @@ void hv_virtio_put_back(struct hv_virtio *v, unsigned queue, const struct hv_vir
 /* Gives a chain back and interrupts if the driver wants that. */
 void hv_virtio_push(struct hv_virtio *v, unsigned queue, const struct hv_virtq_chain *chain,
 		    uint32_t written);
+/* Several at once, which the driver sees together. */
+void hv_virtio_push_all(struct hv_virtio *v, unsigned queue, const struct hv_virtq_used *used,
+			unsigned count);
+
+/* True from DRIVER_OK on, unless the device needs a reset. */
+bool hv_virtio_is_running(const struct hv_virtio *v);
 
 /* The driver did what can't be gone on from ("a request without a status byte"): DEVICE_NEEDS_RESET, its
  * interrupt, and a line in the log. */

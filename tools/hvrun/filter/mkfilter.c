@@ -7,22 +7,29 @@
  * call that nobody foresaw is then a failed command, not a lost VM. A descriptor that the process holds is
  * still usable; what it can't do is get hold of new ones: no open, no socket, no exec, no other process.
  *
+ * There are two filters: that one, and for a VM with user networking (--net user) one that lets it make and
+ * connect internet sockets besides, as libslirp does for each connection of the guest's. Sockets of other
+ * families, listening and binding stay forbidden: forwarded ports are bound before the door is shut.
+ *
  * Rules: seccomp(2), seccomp_rule_add(3), linux/seccomp.h.
  */
 #include <asm/ioctls.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
+#include <linux/if_tun.h>
 #include <linux/kvm.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <seccomp.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "filter.h"
@@ -97,6 +104,8 @@ static const unsigned long ioctls[] = {
 	KVM_SET_PIT2, KVM_GET_CLOCK, KVM_SET_CLOCK, KVM_IRQFD, KVM_IOEVENTFD, KVM_GET_DIRTY_LOG,
 	KVM_CLEAR_DIRTY_LOG, KVM_RESET_DIRTY_RINGS, KVM_GET_STATS_FD, KVM_REINJECT_CONTROL,
 	/* a terminal; not TIOCSTI, which types into it */
+	/* a tap that we hold: what the guest's driver takes on; it means nothing to other descriptors */
+	TUNSETOFFLOAD,
 	TCGETS, TCSETS, TCSETSW, TCSETSF, TIOCGWINSZ, TIOCGPGRP, TIOCOUTQ, FIONREAD, FIONBIO,
 };
 /* clang-format on */
@@ -163,6 +172,18 @@ static void allow_some(scmp_filter_ctx f)
 	      "prlimit64");
 }
 
+/* libslirp (core/device/net/user.c), in IP versions 4 and 6 and no other family. */
+static void allow_user_net(scmp_filter_ctx f)
+{
+	static const int families[] = {AF_INET, AF_INET6};
+
+	for (size_t i = 0; i < COUNT(families); i++)
+		check(seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
+				       SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i])),
+		      "socket");
+	allow(f, "connect");
+}
+
 /*
  * KVM_RUN comes a hundred thousand times a second and more; libseccomp's order of tests doesn't know that.
  * Seven instructions before its program let it through first: x86-64, ioctl, KVM_RUN. Jumps are relative, so
@@ -184,7 +205,8 @@ static void print(const struct sock_filter *insn, size_t count)
 		printf("\t{0x%04x, %u, %u, 0x%08x},\n", insn[i].code, insn[i].jt, insn[i].jf, insn[i].k);
 }
 
-int main(void)
+/* One filter as an array of that name. */
+static void make(const char *name, bool user_net)
 {
 	scmp_filter_ctx f = seccomp_init(SCMP_ACT_ERRNO(EPERM));
 	FILE *exported = tmpfile();
@@ -193,13 +215,15 @@ int main(void)
 
 	if (!f || !exported) {
 		fprintf(stderr, "mkfilter: cannot start: %s\n", strerror(errno));
-		return 1;
+		exit(1);
 	}
 	allow_list(f, plain, COUNT(plain));
 #ifdef HV_FILTER_SANITIZED
 	allow_list(f, sanitizers, COUNT(sanitizers));
 #endif
 	allow_some(f);
+	if (user_net)
+		allow_user_net(f);
 	/* glibc then makes its threads by clone, whose flags can be seen; those of clone3 are in memory. */
 	check(seccomp_rule_add(f, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0), "clone3");
 	check(seccomp_attr_set(f, SCMP_FLTATR_CTL_OPTIMIZE, 2), "a binary tree of calls");
@@ -208,14 +232,20 @@ int main(void)
 	rewind(exported);
 	count = fread(program, sizeof(program[0]), COUNT(program), exported);
 	fclose(exported);
-	if (count == 0 || count == COUNT(program)) {
+	if (count == 0 || COUNT(prologue) + count > HV_FILTER_MAX) {
 		fprintf(stderr, "mkfilter: the filter has an impossible length\n");
-		return 1;
+		exit(1);
 	}
-	printf("/* Made by tools/hvrun/filter/mkfilter.c. */\n#include \"filter.h\"\n\n"
-	       "const struct sock_filter hvrun_filter[] = {\n");
+	printf("\nconst struct sock_filter %s[] = {\n", name);
 	print(prologue, COUNT(prologue));
 	print(program, count);
-	printf("};\nconst unsigned short hvrun_filter_length = %zu;\n", COUNT(prologue) + count);
+	printf("};\nconst unsigned short %s_length = %zu;\n", name, COUNT(prologue) + count);
+}
+
+int main(void)
+{
+	printf("/* Made by tools/hvrun/filter/mkfilter.c. */\n#include \"filter.h\"\n");
+	make("hvrun_filter", false);
+	make("hvrun_filter_user_net", true);
 	return fflush(stdout) == 0 ? 0 : 1;
 }
