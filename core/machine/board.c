@@ -219,13 +219,15 @@ static int command_line(const struct hv_machine *m, char **line, struct hv_error
 	for (unsigned i = 0; m->config.no_acpi && i < m->virtio_windows; i++)
 		used += (size_t)snprintf(*line + used, size - used, "%svirtio_mmio.device=%llu@0x%llx:%u",
 					 used ? " " : "", HV_VIRTIO_WINDOW_SIZE,
-					 HV_VIRTIO_WINDOW_BASE + i * HV_VIRTIO_WINDOW_STRIDE, hv_virtio_gsi(i));
+					 HV_VIRTIO_WINDOW_BASE + i * HV_VIRTIO_WINDOW_STRIDE,
+					 hv_virtio_gsi(i));
 	if (used < HV_BOOT_CMDLINE_MAX)
 		return 0;
-	return hv_fail_usage(err,
-			     "append: with the virtio devices, which --acpi off adds, the command line is longer "
-			     "than %llu bytes",
-			     (unsigned long long)HV_BOOT_CMDLINE_MAX - 1);
+	return hv_fail_usage(
+		err,
+		"append: with the virtio devices, which --acpi off adds, the command line is longer "
+		"than %llu bytes",
+		(unsigned long long)HV_BOOT_CMDLINE_MAX - 1);
 }
 
 int hv_board_boot(struct hv_machine *m, struct hv_error *err)

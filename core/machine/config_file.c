@@ -189,6 +189,8 @@ void hv_config_write(const struct hv_config *c, FILE *out)
 		write_path(out, "disk", "", c->disks[i]);
 	fprintf(out, "rng %s\nacpi %s\n", c->rng ? "yes" : "no", c->no_acpi ? "off" : "on");
 	fprintf(out, "balloon %s\n", c->balloon ? "yes" : "no");
+	if (c->vsock)
+		write_path(out, "vsock", "", c->vsock);
 	write_line(out, "serial", &c->serial, "");
 	if (c->has_console)
 		write_line(out, "console", &c->console, "");

@@ -54,8 +54,8 @@ enum hv_event {
 	HV_EVENT_RESET,
 	HV_EVENT_SHUTDOWN,
 	HV_EVENT_DEBUG,
-	HV_EVENT_BALLOON, /* hv_machine_balloon_actual has changed; it alone may be called by the subscriber
-			   */
+	HV_EVENT_BALLOON,  /* hv_machine_balloon_actual has changed; it alone may be called by the subscriber
+			    */
 	HV_EVENT_IO_ERROR, /* HV_EVENT_STOP follows */
 };
 

@@ -9,10 +9,20 @@
 /* Stands for hvrun's own PID in the program; above any PID that Linux gives (2^22). */
 #define HV_FILTER_PID 0x7e57f11du
 
-extern const struct sock_filter hvrun_filter[];
-extern const unsigned short hvrun_filter_length;
+/* What a VM may need beyond what every VM does, as bits; there is a program for each set of them. */
+enum {
+	HV_FILTER_CONNECT = 1, /* to Unix sockets */
+	HV_FILTER_SETS = 2,
+};
 
-/* More than the program ever has: its user copies it. */
+struct hv_filter {
+	const struct sock_filter *program;
+	unsigned short length;
+};
+
+extern const struct hv_filter hvrun_filters[HV_FILTER_SETS];
+
+/* More than a program ever has: its user copies it. */
 #define HV_FILTER_MAX 1024
 
 #endif

@@ -5,7 +5,8 @@
  *
  * The list is what a running VM needs and nothing else. All other calls fail with EPERM instead of killing: a
  * call that nobody foresaw is then a failed command, not a lost VM. A descriptor that the process holds is
- * still usable; what it can't do is get hold of new ones: no open, no socket, no exec, no other process.
+ * still usable; what it can't do is get hold of new ones: no open, no socket, no exec, no other process. Some
+ * VMs need a little more; so there is a program for each set of such needs (filter.h).
  *
  * Rules: seccomp(2), seccomp_rule_add(3), linux/seccomp.h.
  */
@@ -23,6 +24,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "filter.h"
@@ -163,6 +165,16 @@ static void allow_some(scmp_filter_ctx f)
 	      "prlimit64");
 }
 
+/* --vsock: a guest's connection becomes one to a Unix socket, whenever it likes. No other kind of socket. */
+static void allow_connect(scmp_filter_ctx f)
+{
+	check(seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(socket), 3, SCMP_A0(SCMP_CMP_EQ, AF_UNIX),
+			       SCMP_A1(SCMP_CMP_EQ, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC),
+			       SCMP_A2(SCMP_CMP_EQ, 0)),
+	      "socket");
+	allow(f, "connect");
+}
+
 /*
  * KVM_RUN comes a hundred thousand times a second and more; libseccomp's order of tests doesn't know that.
  * Seven instructions before its program let it through first: x86-64, ioctl, KVM_RUN. Jumps are relative, so
@@ -184,7 +196,8 @@ static void print(const struct sock_filter *insn, size_t count)
 		printf("\t{0x%04x, %u, %u, 0x%08x},\n", insn[i].code, insn[i].jt, insn[i].jf, insn[i].k);
 }
 
-int main(void)
+/* The program for a set of needs, as an array. Returns its length. */
+static size_t make(unsigned set)
 {
 	scmp_filter_ctx f = seccomp_init(SCMP_ACT_ERRNO(EPERM));
 	FILE *exported = tmpfile();
@@ -193,13 +206,15 @@ int main(void)
 
 	if (!f || !exported) {
 		fprintf(stderr, "mkfilter: cannot start: %s\n", strerror(errno));
-		return 1;
+		exit(1);
 	}
 	allow_list(f, plain, COUNT(plain));
 #ifdef HV_FILTER_SANITIZED
 	allow_list(f, sanitizers, COUNT(sanitizers));
 #endif
 	allow_some(f);
+	if (set & HV_FILTER_CONNECT)
+		allow_connect(f);
 	/* glibc then makes its threads by clone, whose flags can be seen; those of clone3 are in memory. */
 	check(seccomp_rule_add(f, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0), "clone3");
 	check(seccomp_attr_set(f, SCMP_FLTATR_CTL_OPTIMIZE, 2), "a binary tree of calls");
@@ -210,12 +225,25 @@ int main(void)
 	fclose(exported);
 	if (count == 0 || count == COUNT(program)) {
 		fprintf(stderr, "mkfilter: the filter has an impossible length\n");
-		return 1;
+		exit(1);
 	}
-	printf("/* Made by tools/hvrun/filter/mkfilter.c. */\n#include \"filter.h\"\n\n"
-	       "const struct sock_filter hvrun_filter[] = {\n");
+	printf("static const struct sock_filter set_%u[] = {\n", set);
 	print(prologue, COUNT(prologue));
 	print(program, count);
-	printf("};\nconst unsigned short hvrun_filter_length = %zu;\n", COUNT(prologue) + count);
+	printf("};\n\n");
+	return COUNT(prologue) + count;
+}
+
+int main(void)
+{
+	size_t lengths[HV_FILTER_SETS];
+
+	printf("/* Made by tools/hvrun/filter/mkfilter.c. */\n#include \"filter.h\"\n\n");
+	for (unsigned set = 0; set < HV_FILTER_SETS; set++)
+		lengths[set] = make(set);
+	printf("const struct hv_filter hvrun_filters[HV_FILTER_SETS] = {\n");
+	for (unsigned set = 0; set < HV_FILTER_SETS; set++)
+		printf("\t{set_%u, %zu},\n", set, lengths[set]);
+	printf("};\n");
 	return fflush(stdout) == 0 ? 0 : 1;
 }
