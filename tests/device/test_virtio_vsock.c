@@ -232,6 +232,17 @@ Test(virtio_vsock, a_program_may_call_before_the_driver_is_there)
 	close(fd);
 }
 
+Test(virtio_vsock, a_program_that_calls_and_leaves_at_once_is_forgotten)
+{
+	for (unsigned i = 0; i < 20; i++) {
+		int fd = host_connect();
+
+		host_say(fd, "CONNECT 7\n");
+		close(fd);
+	}
+	expect_live(0);
+}
+
 Test(virtio_vsock, many_streams_to_one_port_are_kept_apart)
 {
 	struct stream g[40];
@@ -583,27 +594,40 @@ Test(virtio_vsock, a_program_that_leaves_before_the_guest_answers_is_told_of)
 	expect_live(0);
 }
 
-Test(virtio_vsock, who_does_not_answer_is_given_up)
+static void set_patience(uint32_t ms)
 {
 	struct vsock *s = hv_container_of(hv_container_of(vsock, struct hv_virtio, dev), struct vsock, v);
-	struct stream g = {.port = 3}, h;
-	int silent = host_connect(), asked, ended;
 
 	hv_device_hold(vsock, true);
-	s->patience = 200;
+	s->patience = ms;
 	hv_device_hold(vsock, false);
+}
+
+Test(virtio_vsock, who_does_not_answer_is_given_up)
+{
+	struct stream asked = {.port = 3}, ended;
+	int fd;
+
 	start_driver(true);
-	asked = host_connect();
-	host_say(asked, "CONNECT 3\n");
-	g.host_port = next_packet().h.src_port;
-	expect_op(&g, VSOCK_OP_RST);
-	host_expect_end(asked);
-	ended = connect_from_host(&h, 4);
-	close(ended);
-	cr_assert_eq(expect_op(&h, VSOCK_OP_SHUTDOWN).h.flags, VSOCK_BOTH);
-	expect_op(&h, VSOCK_OP_RST); /* the guest owed one */
-	close(asked);
-	close(silent);
+	set_patience(1);
+	fd = host_connect(); /* and says nothing */
+	host_expect_end(fd);
+	close(fd);
+	set_patience(VSOCK_PATIENCE);
+	fd = host_connect();
+	expect_live(1);
+	set_patience(1);
+	host_say(fd, "CONNECT 3\n");
+	asked.host_port = next_packet().h.src_port;
+	expect_op(&asked, VSOCK_OP_RST);
+	host_expect_end(fd);
+	close(fd);
+	set_patience(VSOCK_PATIENCE);
+	fd = connect_from_host(&ended, 4);
+	set_patience(1);
+	close(fd);
+	cr_assert_eq(expect_op(&ended, VSOCK_OP_SHUTDOWN).h.flags, VSOCK_BOTH);
+	expect_op(&ended, VSOCK_OP_RST); /* the guest owed one */
 	expect_live(0);
 }
 

@@ -117,7 +117,7 @@ void hv_vsock_hello(struct vsock *s, struct vsock_connection *c)
 	length = n > 0 ? hv_vsock_parse_hello(text, (size_t)n, &port) : -EBADMSG;
 	if (length == 0 && !c->hung_up)
 		return; /* the rest comes */
-	if (length <= 0 || recv(c->fd, text, (size_t)length, MSG_DONTWAIT) != length)
+	if (length <= 0 || c->hung_up || recv(c->fd, text, (size_t)length, MSG_DONTWAIT) != length)
 		hv_vsock_drop(s, c);
 	else
 		hv_vsock_request(s, c, port);
