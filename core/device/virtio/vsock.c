@@ -257,8 +257,8 @@ static bool work(struct vsock *s)
 		hv_vsock_accept(s);
 	more = serve_packets(s);
 	more |= serve_sockets(s);
-	more |= serve_guest(s);
 	hv_vsock_expire(s);
+	more |= serve_guest(s); /* last: it hears of what the others did */
 	return more || s->callers;
 }
 
