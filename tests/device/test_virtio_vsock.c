@@ -430,6 +430,21 @@ Test(virtio_vsock, the_guest_may_receive_no_more_and_still_send)
 	expect_live(0);
 }
 
+Test(virtio_vsock, a_program_that_goes_where_the_guest_receives_no_more_ends_both_sides)
+{
+	struct stream g;
+	int fd;
+
+	start_driver(true);
+	fd = connect_from_host(&g, 1);
+	send_op(&g, VSOCK_OP_SHUTDOWN, VSOCK_RECEIVE);
+	close(fd);
+	while (expect_op(&g, VSOCK_OP_SHUTDOWN).h.flags != VSOCK_BOTH)
+		;
+	send_op(&g, VSOCK_OP_RST, 0);
+	expect_live(0);
+}
+
 Test(virtio_vsock, a_host_program_may_receive_no_more_and_still_send)
 {
 	struct stream g;

@@ -36,7 +36,6 @@ enum { QUEUE_RX, QUEUE_TX, QUEUE_EVENT, QUEUES };
 #define EVENT_SIZE     4u
 #define EVENT_RESET    0u /* VIRTIO_VSOCK_EVENT_TRANSPORT_RESET */
 #define SHARE          64 /* packets, sockets, or turns in one round */
-#define TICK_MS        1000
 #define STACK_SIZE     (1u << 20)
 #define TOKEN_WAKE     UINT64_MAX /* epoll's words for what is no connection */
 #define TOKEN_LISTENER (UINT64_MAX - 1)
@@ -318,7 +317,7 @@ static void *vsock_thread(void *arg)
 
 	pthread_mutex_lock(&s->v.dev.lock);
 	while (!s->ending)
-		more = hv_vsock_round(s, more ? 0 : s->timed && !s->holds ? TICK_MS : -1);
+		more = hv_vsock_round(s, more ? 0 : s->timed && !s->holds ? (int)VSOCK_TICK : -1);
 	pthread_mutex_unlock(&s->v.dev.lock);
 	return NULL;
 }

@@ -151,6 +151,9 @@ void hv_vsock_expire(struct vsock *s)
 {
 	uint64_t now = s->timed ? hv_vsock_now(s) : 0;
 
+	if (now < s->look_at)
+		return;
+	s->look_at = now + VSOCK_TICK;
 	for (unsigned i = 0; i < VSOCK_CONNECTIONS && s->timed; i++) {
 		struct vsock_connection *c = &s->connections[i];
 
@@ -378,6 +381,8 @@ static void move_on(struct vsock *s, struct vsock_connection *c)
 {
 	uint32_t before = c->forwarded;
 
+	if (c->hung_up && c->heard & VSOCK_RECEIVE)
+		c->ended = true; /* nobody looks for the end any more */
 	if (c->hung_up && !c->deaf)
 		hv_vsock_go_deaf(c);
 	else if (c->writable && c->out_used)
@@ -420,7 +425,7 @@ void hv_vsock_host_turn(struct vsock *s, struct vsock_connection *c)
 static void accept_guest(struct vsock *s, const struct vsock_header *h)
 {
 	struct vsock_connection *c = NULL;
-	int fd = hv_vsock_connect(s, h->dst_port);
+	int fd = s->unused ? hv_vsock_connect(s, h->dst_port) : -EMFILE;
 
 	if (fd >= 0)
 		c = hv_vsock_add(s, fd, VSOCK_OPEN);

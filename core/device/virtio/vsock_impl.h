@@ -26,6 +26,8 @@
 #define VSOCK_PATIENCE    30000u /* ms for a peer to say the next thing that it owes */
 #define VSOCK_COMPLAINTS  8u     /* things that the log tells as warnings */
 
+#define VSOCK_TICK 500u /* ms between two looks at deadlines */
+
 enum vsock_op { /* 5.10.6 */
 		VSOCK_OP_INVALID,
 		VSOCK_OP_REQUEST,
@@ -139,6 +141,7 @@ struct vsock {
 	unsigned complaints;
 	uint64_t held_for; /* ms, in all: deadlines don't pass while the device is at rest */
 	unsigned timed;    /* connections with a deadline */
+	uint64_t look_at;  /* ms: when they are looked at again */
 	uint32_t next_port;
 
 	struct vsock_turns host_turns, guest_turns;
