@@ -3,7 +3,8 @@
  * their FNV-1a checksum is printed; a disk that can be written gets them a second time, each byte changed by
  * 0xa5, right behind, and they are read back and checked. The entropy device gives bytes twice. A console
  * gets a line; with size=1 its terminal's size is waited for, with typed=1 a line is read from it. A balloon
- * gets pages, which are zeros afterwards. With bad=1 each device but the console first gets a chain that
+ * gets pages, which are zeros afterwards. A socket device sends vsock=N bytes (default 100000) to the host's
+ * port 1234 and prints the answer. With bad=1 each device but console and sockets first gets a chain that
  * loops, must ask for a reset, and must work again after one. hostile=N first torments a disk with N random
  * chains (seed=N for others than the usual ones) and a tenth as many whose buffers are the rings. bench=N
  * measures the first disk, N times as long as usual, and does nothing else; words=1 prints the command line.
@@ -21,6 +22,7 @@
 #include "memory.h"
 #include "start.h"
 #include "trap.h"
+#include "vsock.h"
 
 HVKIT_IRQCHIP_NOTE(IRQCHIP_SPLIT);
 
@@ -237,6 +239,15 @@ static void use_balloon(unsigned window)
 		   virtio_config(&dev, BALLOON_TARGET));
 }
 
+/* --- sockets --- */
+
+static void use_vsock(unsigned window, uint64_t bytes)
+{
+	const char *wrong = vsock_push(window, bytes);
+
+	check(!wrong, window, wrong);
+}
+
 void guest_main(const struct boot_info *boot)
 {
 	unsigned found = 0, sectors;
@@ -264,7 +275,8 @@ void guest_main(const struct boot_info *boot)
 		if (id == VIRTIO_NONE)
 			continue;
 		found++;
-		if (bad && id != VIRTIO_CONSOLE) /* which looks at its first queue when somebody types */
+		if (bad && id != VIRTIO_CONSOLE &&
+		    id != VIRTIO_VSOCK) /* whose first queues wait for the host */
 			provoke(w);
 		if (id == VIRTIO_BLK && boot_option(boot, "hostile", 0))
 			torment(boot, w, boot_option(boot, "hostile", 0));
@@ -276,6 +288,8 @@ void guest_main(const struct boot_info *boot)
 			use_console(w, boot_option(boot, "typed", 0) != 0, boot_option(boot, "size", 0) != 0);
 		else if (id == VIRTIO_BALLOON)
 			use_balloon(w);
+		else if (id == VIRTIO_VSOCK)
+			use_vsock(w, boot_option(boot, "vsock", 100000));
 		else
 			con_printf("window %u: a device of type %u\n", w, id);
 	}
