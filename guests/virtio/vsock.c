@@ -40,7 +40,7 @@ static struct packet out[ROOMS];
 static uint8_t pattern[DATA_MAX + PERIOD];
 
 /* The stream. */
-static uint32_t sent, received, host_alloc, host_forwarded;
+static uint32_t cid, sent, received, host_alloc, host_forwarded;
 static unsigned under_way, next_slot;
 
 static bool has_used(const struct virtio *v)
@@ -87,7 +87,7 @@ static void submit(uint16_t op, uint32_t flags, const uint8_t *data, uint32_t le
 		wait_any();
 		collect_sent();
 	}
-	out[i] = (struct packet){.src_cid = virtio_config(q, 0),
+	out[i] = (struct packet){.src_cid = cid,
 				 .dst_cid = HOST_CID,
 				 .src_port = PORT,
 				 .dst_port = VSOCK_PORT,
@@ -169,7 +169,7 @@ static const char *hear_answer(unsigned window)
 	if (op != OP_SHUTDOWN || !(flags & SEND))
 		return "the host doesn't end its side";
 	line[received] = '\0';
-	con_printf("window %u: CID %u, the host says '%s'\n", window, virtio_config(q, 0), line);
+	con_printf("window %u: CID %u, the host says '%s'\n", window, cid, line);
 	submit(OP_SHUTDOWN, BOTH, 0, 0);
 	while (op != OP_RST)
 		op = take_packet(line, 0, &flags);
@@ -184,6 +184,7 @@ const char *vsock_push(unsigned window, uint64_t bytes)
 
 	if (!virtio_start(q, QUEUES, window, F_STREAM))
 		return "it refuses to start";
+	cid = virtio_config(q, 0);
 	sent = received = 0;
 	under_way = next_slot = 0;
 	for (unsigned i = 0; i < sizeof(pattern); i++)

@@ -352,7 +352,7 @@ static inline unsigned live_connections(void)
 	vsock->ops->describe(vsock, text, sizeof(text));
 	pthread_mutex_unlock(&vsock->lock);
 	at = strstr(text, ", ");
-	cr_assert(at && strstr(text, " connections"), "%s", text);
+	cr_assert(at && strstr(text, " connection"), "%s", text);
 	return (unsigned)strtoul(at + 2, NULL, 10);
 }
 

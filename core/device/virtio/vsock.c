@@ -391,10 +391,11 @@ static int vsock_load(struct hv_virtio *v, struct hv_decoder *d, struct hv_error
 static void vsock_describe(struct hv_virtio *v, char *buf, size_t size)
 {
 	struct vsock *s = vsock_of(v);
+	unsigned live = atomic_load(&s->live);
 
-	snprintf(buf, size, "CID %llu at %s, %u connections, %llu bytes to the guest, %llu to the host",
-		 (unsigned long long)s->cid, s->sockets ? s->sockets->path : "no socket",
-		 atomic_load(&s->live), (unsigned long long)atomic_load(&s->to_guest),
+	snprintf(buf, size, "CID %llu at %s, %u connection%s, %llu bytes to the guest, %llu to the host",
+		 (unsigned long long)s->cid, s->sockets ? s->sockets->path : "no socket", live,
+		 live == 1 ? "" : "s", (unsigned long long)atomic_load(&s->to_guest),
 		 (unsigned long long)atomic_load(&s->to_host));
 }
 
