@@ -215,7 +215,8 @@ def pause_and_resume(path, data):
         while len(got) < 300_000:
             got += s.recv(65536)
         hvctl("pause")
-        here("2 connections" in (got := hvctl("info", "devices")), "a stream outlives a pause, beside the line to the peer", got)
+        told = hvctl("info", "devices")
+        here("2 connections" in told, "a stream outlives a pause, beside the line to the peer", told)
         hvctl("resume")
         got += rest_of(s)
         here(got == data, "and goes on after it", len(got))
