@@ -223,7 +223,7 @@ static size_t make(unsigned set)
 	rewind(exported);
 	count = fread(program, sizeof(program[0]), COUNT(program), exported);
 	fclose(exported);
-	if (count == 0 || count == COUNT(program)) {
+	if (count == 0 || COUNT(prologue) + count > HV_FILTER_MAX) {
 		fprintf(stderr, "mkfilter: the filter has an impossible length\n");
 		exit(1);
 	}
