@@ -75,6 +75,20 @@ void hv_board_close_nets(struct hv_machine *m)
 	}
 }
 
+int hv_board_open_vsock(struct hv_machine *m, struct hv_error *err)
+{
+	struct hv_vsock_spec spec;
+	int rc = hv_vsock_spec_parse(&spec, m->config.vsock, err);
+
+	return rc ? rc : hv_vsock_open(spec.path, &m->vsock, err);
+}
+
+void hv_board_close_vsock(struct hv_machine *m)
+{
+	hv_vsock_close(m->vsock);
+	m->vsock = NULL;
+}
+
 static struct hv_virtio_host host_of(struct hv_machine *m)
 {
 	unsigned window = m->virtio_windows;
@@ -198,11 +212,26 @@ int hv_machine_set_link(struct hv_machine *m, const char *name, bool up, struct 
 		       name);
 }
 
+static int create_vsock(struct hv_machine *m, struct hv_error *err)
+{
+	struct hv_virtio_host host = host_of(m);
+	struct hv_vsock_spec spec;
+	struct hv_device *dev;
+	int rc = hv_vsock_spec_parse(&spec, m->config.vsock, err);
+
+	if (!rc)
+		rc = hv_virtio_vsock_create(&host, m->vsock, spec.cid, &dev, err);
+	if (rc)
+		return rc;
+	m->vsock = NULL; /* the device has it */
+	return place(m, dev, err);
+}
+
 int hv_board_create_virtio(struct hv_machine *m, struct hv_error *err)
 {
 	int rc = 0;
 
-	_Static_assert(HV_DISKS_MAX + 3 + HV_NETS_MAX <= HV_VIRTIO_WINDOWS, "each device has a window");
+	_Static_assert(HV_DISKS_MAX + 4 + HV_NETS_MAX <= HV_VIRTIO_WINDOWS, "each device has a window");
 	for (unsigned i = 0; i < m->config.disk_count && !rc; i++)
 		rc = create_disk(m, i, err);
 	if (!rc && m->config.rng)
@@ -213,5 +242,7 @@ int hv_board_create_virtio(struct hv_machine *m, struct hv_error *err)
 		rc = create_balloon(m, err);
 	for (unsigned i = 0; i < m->config.net_count && !rc; i++)
 		rc = create_net(m, i, err);
+	if (!rc && m->config.vsock)
+		rc = create_vsock(m, err);
 	return rc;
 }

@@ -48,13 +48,14 @@ void hv_config_free(struct hv_config *c)
 	free(c->cpu_text);
 	free(c->gdb);
 	free(c->trace);
+	free(c->vsock);
 	memset(c, 0, sizeof(*c));
 }
 
 int hv_config_copy(struct hv_config *to, const struct hv_config *from, struct hv_error *err)
 {
-	char *const old[] = {from->image, from->append, from->cpu_text, from->gdb, from->trace};
-	char **const new[] = {&to->image, &to->append, &to->cpu_text, &to->gdb, &to->trace};
+	char *const old[] = {from->image, from->append, from->cpu_text, from->gdb, from->trace, from->vsock};
+	char **const new[] = {&to->image, &to->append, &to->cpu_text, &to->gdb, &to->trace, &to->vsock};
 	bool whole = true;
 
 	*to = *from;
@@ -425,6 +426,25 @@ static int set_acpi(struct hv_config *c, const char *key, const char *value, con
 	return rc;
 }
 
+/* The path comes first, as a disk's. */
+static int set_vsock(struct hv_config *c, const char *key, const char *value, const char *folder,
+		     struct hv_error *err)
+{
+	struct hv_vsock_spec spec;
+	char *kept = NULL;
+	int rc = keep_path(&kept, key, value, folder, err);
+
+	if (!rc && kept)
+		rc = hv_vsock_spec_parse(&spec, kept, err);
+	if (rc) {
+		free(kept);
+		return rc;
+	}
+	free(c->vsock);
+	c->vsock = kept;
+	return 0;
+}
+
 static int set_stats(struct hv_config *c, const char *key, const char *value, const char *folder,
 		     struct hv_error *err)
 {
@@ -445,10 +465,10 @@ static int set_sandbox(struct hv_config *c, const char *key, const char *value, 
 
 /* Which function sets which option, in the order of hv_config_options. */
 static set_fn *const setters[] = {
-	set_name,    set_mem,   set_cpus,    set_kernel,  set_boot,   set_load_addr, set_initrd,
-	set_append,  set_disk,  set_rng,     set_balloon, set_net,    set_serial,    set_console,
-	set_agent,   set_cpu,   set_irqchip, set_acpi,    set_paused, set_gdb,       set_trace,
-	set_timeout, set_stats, set_verbose, set_sandbox,
+	set_name,    set_mem,     set_cpus,  set_kernel,  set_boot,    set_load_addr, set_initrd,
+	set_append,  set_disk,    set_rng,   set_balloon, set_net,     set_vsock,     set_serial,
+	set_console, set_agent,   set_cpu,   set_irqchip, set_acpi,    set_paused,    set_gdb,
+	set_trace,   set_timeout, set_stats, set_verbose, set_sandbox,
 };
 
 const struct hv_config_option hv_config_options[] = {
@@ -464,6 +484,7 @@ const struct hv_config_option hv_config_options[] = {
 	{"rng", NULL, "a virtio device that gives random bytes"},
 	{"balloon", NULL, "a virtio device that takes memory from the guest and gives it back"},
 	{"net", "KIND", "a virtio network card: user[,hostfwd=...] or tap[,ifname=N]; may be given again"},
+	{"vsock", "PATH", "sockets between host and guest, at a Unix socket; PATH[,cid=N]"},
 	{"serial", "WHERE", "stdio, none, pty, file:PATH or unix:PATH (stdio)"},
 	{"console", "WHERE", "a virtio console (hvc0) there; stdio takes it from the serial line"},
 	{"agent", "WHERE", "a virtio channel for a guest agent there; WHERE[,name=NAME]"},

@@ -12,6 +12,7 @@
 #include "boot/boot.h"
 #include "device/chardev.h"
 #include "device/virtio/console.h"
+#include "device/virtio/vsock.h"
 #include "kvm/cpuid.h"
 #include "kvm/irq.h"
 
@@ -38,6 +39,7 @@ struct hv_config {
 	bool no_acpi;            /* an MP table and virtio_mmio.device= on the command line instead */
 	char *nets[HV_NETS_MAX]; /* as hv_net_spec_parse reads them */
 	unsigned net_count;
+	char *vsock; /* as hv_vsock_spec_parse reads it, path resolved; NULL: none */
 	struct hv_chardev_config serial, console, agent; /* console, agent: the virtio console's ports */
 	bool serial_given, has_console, has_agent;
 	char agent_name[HV_CONSOLE_NAME_MAX + 1];
@@ -58,6 +60,12 @@ struct hv_disk_spec {
 	char serial[21]; /* at most 20 characters */
 	bool readonly;
 	bool direct; /* cache=none */
+};
+
+/* A socket device's words: "PATH[,cid=N]"; a comma in the path is written twice. */
+struct hv_vsock_spec {
+	char path[HV_VSOCK_PATH_MAX + 1];
+	uint64_t cid;
 };
 
 /* One option, as `hvrun --help` and hv_config_set know it. */
@@ -96,6 +104,9 @@ int hv_config_finish(struct hv_config *c, struct hv_error *err);
 
 /* The words of --disk. Whether there is such a format or file is found when it is opened. */
 int hv_disk_spec_parse(struct hv_disk_spec *spec, const char *text, struct hv_error *err);
+
+/* The words of --vsock. */
+int hv_vsock_spec_parse(struct hv_vsock_spec *spec, const char *text, struct hv_error *err);
 
 /* 1 to 64 characters of letters, digits, '.', '_', '-', not starting with '.' or '-'. */
 int hv_name_check(const char *name, struct hv_error *err);

@@ -5,10 +5,9 @@
 #include <ctype.h>
 #include <string.h>
 
-#include "machine/config.h"
+#include "machine/config_impl.h"
 
-/* One word up to a single comma, copied to out; a double comma is a comma in it. *text moves behind it. */
-static int take_word(const char **text, char *out, size_t size, struct hv_error *err)
+int hv_config_take_word(const char *key, const char **text, char *out, size_t size, struct hv_error *err)
 {
 	const char *p = *text;
 	size_t n = 0;
@@ -17,7 +16,7 @@ static int take_word(const char **text, char *out, size_t size, struct hv_error 
 		if (*p == ',')
 			p++;
 		if (n + 1 >= size)
-			return hv_fail_usage(err, "disk: a word of it is longer than %zu characters",
+			return hv_fail_usage(err, "%s: a word of it is longer than %zu characters", key,
 					     size - 1);
 		out[n++] = *p;
 	}
@@ -69,12 +68,12 @@ int hv_disk_spec_parse(struct hv_disk_spec *spec, const char *text, struct hv_er
 	int rc;
 
 	memset(spec, 0, sizeof(*spec));
-	rc = take_word(&text, spec->path, sizeof(spec->path), err);
+	rc = hv_config_take_word("disk", &text, spec->path, sizeof(spec->path), err);
 	if (!rc && spec->path[0] == '\0')
 		rc = hv_fail_usage(err, "disk: the file name is empty");
 	while (!rc && *text == ',') {
 		text++;
-		rc = take_word(&text, word, sizeof(word), err);
+		rc = hv_config_take_word("disk", &text, word, sizeof(word), err);
 		if (!rc)
 			rc = take_option(spec, word, err);
 	}

@@ -191,6 +191,8 @@ void hv_config_write(const struct hv_config *c, FILE *out)
 	for (unsigned i = 0; i < c->net_count; i++)
 		write_string(out, "net", "", c->nets[i]);
 	fprintf(out, "balloon %s\n", c->balloon ? "yes" : "no");
+	if (c->vsock)
+		write_path(out, "vsock", "", c->vsock);
 	write_line(out, "serial", &c->serial, "");
 	if (c->has_console)
 		write_line(out, "console", &c->console, "");

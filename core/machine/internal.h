@@ -21,6 +21,7 @@
 struct hv_blk_image;
 struct hv_netback;
 struct hv_virtio_full;
+struct hv_vsock_sockets;
 
 #define HV_IMAGE_MAX       (4ull << 30) /* bytes of an image or module */
 #define HV_DEVICES_MAX     32
@@ -76,6 +77,7 @@ struct hv_machine {
 	struct hv_device *devices[HV_DEVICES_MAX];
 	unsigned device_count, virtio_windows;        /* virtio devices are in windows 0 up to this */
 	struct hv_blk_image *disks[HV_DISKS_MAX];     /* opened, until a device has taken each over */
+	struct hv_vsock_sockets *vsock;               /* likewise */
 	struct hv_device *disk_devices[HV_DISKS_MAX]; /* of devices[], in the order of --disk */
 	struct hv_netback *netbacks[HV_NETS_MAX];     /* opened, likewise */
 	struct hv_device *nets[HV_NETS_MAX];          /* of devices[], in the order of --net */
@@ -211,13 +213,15 @@ struct hv_irq_line hv_board_irq(struct hv_machine *m, unsigned gsi); /* a device
 /* Devices with threads of their own: at rest from now on, or working again. No lock held. */
 void hv_board_hold(struct hv_machine *m, bool held);
 
-/* board_virtio.c: the disks' files and the networks, before the sandbox; the virtio devices on the MMIO bus.
- */
+/* board_virtio.c: the disks' files, the networks and the vsock's socket, before the sandbox; the virtio
+ * devices on the MMIO bus. */
 int hv_board_open_disks(struct hv_machine *m, struct hv_error *err);
 int hv_board_open_nets(struct hv_machine *m, struct hv_error *err);
+int hv_board_open_vsock(struct hv_machine *m, struct hv_error *err);
 int hv_board_create_virtio(struct hv_machine *m, struct hv_error *err);
 void hv_board_close_disks(struct hv_machine *m);
 void hv_board_close_nets(struct hv_machine *m);
+void hv_board_close_vsock(struct hv_machine *m);
 
 /* diagnose.c: why a vCPU can't go on, for a person. On its thread. */
 void hv_diagnose(struct hv_cpu *cpu, const char *headline, char *text, size_t size);

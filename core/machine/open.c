@@ -68,6 +68,8 @@ int hv_board_open(struct hv_machine *m, struct hv_error *err)
 		rc = open_initrd(c->initrd[i], &m->initrd_fds[i], err);
 	if (!rc)
 		rc = hv_board_open_disks(m, err);
+	if (!rc && c->vsock)
+		rc = hv_board_open_vsock(m, err);
 	if (!rc)
 		rc = hv_board_open_nets(m, err);
 	if (!rc)
@@ -113,6 +115,7 @@ void hv_board_close(struct hv_machine *m)
 	free(m->query.leaves);
 	hv_board_close_disks(m);
 	hv_board_close_nets(m);
+	hv_board_close_vsock(m);
 	hv_kvm_close(&m->kvm);
 	if (m->image_fd >= 0)
 		close(m->image_fd);

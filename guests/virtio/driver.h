@@ -27,6 +27,7 @@ enum { /* device ids */
        VIRTIO_CONSOLE = 3,
        VIRTIO_RNG = 4,
        VIRTIO_BALLOON = 5,
+       VIRTIO_VSOCK = 19,
 };
 
 struct virtio_descriptor {

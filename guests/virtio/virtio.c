@@ -4,7 +4,8 @@
  * 0xa5, right behind, and they are read back and checked. The entropy device gives bytes twice. A console
  * gets a line; with size=1 its terminal's size is waited for, with typed=1 a line is read from it. A balloon
  * gets pages, which are zeros afterwards. A network card asks who has 10.0.2.2, user networking's router, and
- * waits for the reply; with arp=0 it only tells its address. With bad=1 each device but the console first
+ * waits for the reply; with arp=0 it only tells its address. A socket device sends vsock=N bytes (default
+ * 100000) to the host's port 1234 and prints the answer. With bad=1 each device but console and sockets first
  * gets a chain that loops, must ask for a reset, and must work again after one. hostile=N first torments a
  * disk with N random chains (seed=N for others than the usual ones) and a tenth as many whose buffers are the
  * rings. bench=N measures the first disk, N times as long as usual, and does nothing else; words=1 prints the
@@ -22,6 +23,7 @@
 #include "memory.h"
 #include "start.h"
 #include "trap.h"
+#include "vsock.h"
 
 HVKIT_IRQCHIP_NOTE(IRQCHIP_SPLIT);
 
@@ -319,6 +321,15 @@ static void use_card(unsigned window, bool ask)
 	con_printf("\n");
 }
 
+/* --- sockets --- */
+
+static void use_vsock(unsigned window, uint64_t bytes)
+{
+	const char *wrong = vsock_push(window, bytes);
+
+	check(!wrong, window, wrong);
+}
+
 void guest_main(const struct boot_info *boot)
 {
 	unsigned found = 0, sectors;
@@ -346,7 +357,8 @@ void guest_main(const struct boot_info *boot)
 		if (id == VIRTIO_NONE)
 			continue;
 		found++;
-		if (bad && id != VIRTIO_CONSOLE) /* which looks at its first queue when somebody types */
+		if (bad && id != VIRTIO_CONSOLE &&
+		    id != VIRTIO_VSOCK) /* whose first queues wait for the host */
 			provoke(w, id == VIRTIO_NET);
 		if (id == VIRTIO_BLK && boot_option(boot, "hostile", 0))
 			torment(boot, w, boot_option(boot, "hostile", 0));
@@ -360,6 +372,8 @@ void guest_main(const struct boot_info *boot)
 			use_balloon(w);
 		else if (id == VIRTIO_NET)
 			use_card(w, boot_option(boot, "arp", 1) != 0);
+		else if (id == VIRTIO_VSOCK)
+			use_vsock(w, boot_option(boot, "vsock", 100000));
 		else
 			con_printf("window %u: a device of type %u\n", w, id);
 	}

@@ -18,18 +18,19 @@
 
 #include "hvrun.h"
 
-/* Runs fn in a locked child and returns its status; a child that the kernel killed gives -1. sockets: as with
- * user networking. */
-static int locked_as(bool sockets, int (*fn)(void))
+/* Runs fn in a child that is locked as a VM with this --vsock and this --net (NULL: none) is, and returns its
+ * status; a child that the kernel killed gives -1. */
+static int locked_with(char *vsock, char *net, int (*fn)(void))
 {
 	pid_t pid = fork();
 	int status;
 
 	if (pid == 0) {
+		struct hv_config config = {.vsock = vsock, .nets = {net}, .net_count = net != NULL};
 		struct hv_error err;
 
 		alarm(20);
-		if (sandbox_lock(sockets, &err))
+		if (sandbox_lock(&config, &err))
 			_exit(100);
 		_exit(fn());
 	}
@@ -40,7 +41,7 @@ static int locked_as(bool sockets, int (*fn)(void))
 
 static int locked(int (*fn)(void))
 {
-	return locked_as(false, fn);
+	return locked_with(NULL, NULL, fn);
 }
 
 /* 0 when the call failed with EPERM, as a call outside the list does. */
@@ -95,7 +96,7 @@ static int try_internet(void)
 
 Test(sandbox, with_user_networking_connects_to_internet_addresses_and_does_no_more)
 {
-	cr_assert_eq(locked_as(true, try_internet), 0);
+	cr_assert_eq(locked_with(NULL, (char[]){"user"}, try_internet), 0);
 }
 
 static int try_kernel(void)
@@ -112,6 +113,29 @@ static int try_kernel(void)
 Test(sandbox, reaches_no_more_of_the_kernel)
 {
 	cr_assert_eq(locked(try_kernel), 0);
+}
+
+static int try_unix_sockets(void)
+{
+	struct sockaddr sa = {.sa_family = AF_UNIX, .sa_data = "/nowhere"};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	if (fd < 0 || connect(fd, &sa, sizeof(sa)) == 0 || errno == EPERM)
+		return 50;
+	return REFUSED(socket(AF_INET, SOCK_STREAM, 0)) +
+	       REFUSED(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)) +
+	       REFUSED(socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)) +
+	       REFUSED(socket(AF_NETLINK, SOCK_RAW, 0)) + REFUSED(socket(AF_VSOCK, SOCK_STREAM, 0)) +
+	       REFUSED(bind(fd, &sa, sizeof(sa))) + REFUSED(listen(fd, 1));
+}
+
+Test(sandbox, with_vsock_connects_to_unix_sockets_and_nothing_else)
+{
+	char path[] = "v";
+
+	cr_assert_eq(locked_with(path, NULL, try_unix_sockets), 0);
+	cr_assert_eq(locked_with(path, NULL, try_kernel), 0);
+	cr_assert_eq(locked_with(path, NULL, try_other_programs), 0);
 }
 
 #ifndef HV_FILTER_SANITIZED /* these the sanitizers need */
@@ -216,7 +240,7 @@ static int open_status(void)
 		struct hv_error err;
 
 		status_fd = open("/proc/self/status", O_RDONLY);
-		_exit(status_fd < 0 || sandbox_lock(false, &err) ? 100 : see_status());
+		_exit(status_fd < 0 || sandbox_lock(&(struct hv_config){0}, &err) ? 100 : see_status());
 	}
 	waitpid(pid, &status, 0);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;

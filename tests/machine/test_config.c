@@ -87,6 +87,8 @@ Test(config, takes_good_values)
 		{"disk", "d"},
 		{"disk", "/a,,b,ro"},
 		{"rng", "on"},
+		{"vsock", "v"},
+		{"vsock", "/tmp/a,,b,cid=4294967294"},
 		{"disk", "d,format=qcow2,serial=a-1,ro"},
 		{"net", "none"},
 		{"net", "user,hostfwd=tcp::2222-:22,restrict=on"},
@@ -142,6 +144,15 @@ Test(config, refuses_bad_values_with_a_sentence_and_changes_nothing)
 		{"agent", "none,name=a/b"},
 		{"agent", "none,name=01234567890123456789012345678901234567890123456789012345678901234"},
 		{"balloon", "maybe"},
+		{"vsock", ""},
+		{"vsock", ",cid=3"},
+		{"vsock", "v,cid=2"},
+		{"vsock", "v,cid="},
+		{"vsock", "v,cid=4294967295"},
+		{"vsock", "v,cid=-3"},
+		{"vsock", "v,cid=x"},
+		{"vsock", "v,ro"},
+		{"vsock", "v,"},
 	};
 
 	for (size_t i = 0; i < HV_ARRAY_SIZE(bad); i++) {
@@ -292,6 +303,7 @@ Test(config, what_is_written_is_read_back)
 	hv_config_set(&c, "net", "user,hostfwd=tcp::1-:2", NULL);
 	hv_config_set(&c, "net", "tap,fd=9", NULL);
 	hv_config_set(&c, "rng", NULL, NULL);
+	hv_config_set(&c, "vsock", "/v,,1,cid=7", NULL);
 	hv_config_set(&c, "serial", "unix:/s", NULL);
 	hv_config_set(&c, "console", "pty", NULL);
 	hv_config_set(&c, "agent", "unix:/a,b,name=agent.0", NULL);
@@ -321,6 +333,7 @@ Test(config, what_is_written_is_read_back)
 	cr_assert_str_eq(back.nets[0], "user,hostfwd=tcp::1-:2");
 	cr_assert_str_eq(back.nets[1], "tap,fd=9");
 	cr_assert(back.rng);
+	cr_assert_str_eq(back.vsock, "/v,,1,cid=7");
 	cr_assert_str_eq(back.serial.path, "/s");
 	cr_assert_eq(back.console.kind, HV_CHARDEV_PTY);
 	cr_assert_eq(back.agent.kind, HV_CHARDEV_UNIX);
@@ -365,6 +378,7 @@ Test(config, a_copy_shares_nothing)
 	hv_config_set(&c, "initrd", "/m", NULL);
 	hv_config_set(&c, "disk", "/d", NULL);
 	hv_config_set(&c, "net", "user", NULL);
+	hv_config_set(&c, "vsock", "/v", NULL);
 	cr_assert_eq(hv_config_copy(&copy, &c, &err), 0);
 	cr_assert_neq(copy.image, c.image);
 	cr_assert_neq(copy.initrd[0], c.initrd[0]);
@@ -372,6 +386,8 @@ Test(config, a_copy_shares_nothing)
 	cr_assert_str_eq(copy.disks[0], "/d");
 	cr_assert_neq(copy.nets[0], c.nets[0]);
 	cr_assert_str_eq(copy.nets[0], "user");
+	cr_assert_neq(copy.vsock, c.vsock);
+	cr_assert_str_eq(copy.vsock, "/v");
 	cr_assert_str_eq(copy.image, "/i");
 	hv_config_free(&copy);
 	cr_assert_str_eq(c.image, "/i");
@@ -422,4 +438,28 @@ Test(config, several_cpus_need_an_interrupt_controller)
 	cr_assert_eq(hv_config_finish(&c, &err), -EINVAL);
 	hv_config_set(&c, "irqchip", "full", NULL);
 	cr_assert_eq(hv_config_finish(&c, &err), 0, "%s", err.text);
+}
+
+Test(config, a_vsocks_words_are_a_path_and_a_cid)
+{
+	struct hv_vsock_spec spec;
+	char path[2 * HV_VSOCK_PATH_MAX];
+
+	cr_assert_eq(hv_vsock_spec_parse(&spec, "/run/v", &err), 0);
+	cr_assert_str_eq(spec.path, "/run/v");
+	cr_assert_eq(spec.cid, 3);
+	cr_assert_eq(hv_vsock_spec_parse(&spec, "a,,b,cid=0x10,cid=42", &err), 0);
+	cr_assert_str_eq(spec.path, "a,b");
+	cr_assert_eq(spec.cid, 42);
+	memset(path, 'p', sizeof(path));
+	path[HV_VSOCK_PATH_MAX] = '\0';
+	cr_assert_eq(hv_vsock_spec_parse(&spec, path, &err), 0);
+	path[HV_VSOCK_PATH_MAX] = 'p';
+	path[HV_VSOCK_PATH_MAX + 1] = '\0';
+	cr_assert_eq(hv_vsock_spec_parse(&spec, path, &err), -EINVAL);
+	cr_assert(strstr(err.text, "vsock") && strstr(err.text, "longer"), "%s", err.text);
+	cr_assert_eq(hv_config_set(&c, "vsock", "v", &err), 0);
+	cr_assert_lt(hv_config_set(&c, "vsock", "w,cid=1", &err), 0);
+	cr_assert(strstr(err.text, "from 3 on"), "%s", err.text);
+	cr_assert_str_eq(c.vsock, "v", "what was wrong changes nothing");
 }

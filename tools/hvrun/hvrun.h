@@ -84,11 +84,9 @@ void signals_watch(struct hv_registration *taken, struct hv_file *unfinished);
 /* Landlock: from now on names are made, changed and removed only in the folders that config needs. Before any
  * thread starts. Where the kernel lacks it, nothing happens: the system call filter is what counts. */
 void sandbox_folders(const struct hv_config *config, const struct hv_log *log);
-/* Whether this VM makes sockets while it runs: user networking does. */
-bool sandbox_needs_sockets(const struct hv_config *config);
-/* no_new_privs and the system call filter, for all threads there are and will be. For good. sockets: internet
- * sockets may still be made and connected. */
-int sandbox_lock(bool sockets, struct hv_error *err);
+/* no_new_privs and the system call filter that config's VM can live with, for all threads there are and will
+ * be. For good. */
+int sandbox_lock(const struct hv_config *config, struct hv_error *err);
 
 /* --- report.c: tables at the end --- */
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -88,11 +89,24 @@ static int open_lines(struct run *r, const struct hv_config *c, struct hv_error 
 	return rc;
 }
 
+/* Each of the guest's sockets is a descriptor here; the usual limit is lower than what may be had. */
+static void allow_descriptors(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 static int set_up(struct run *r, struct hv_error *err)
 {
 	const struct hv_config *c = &r->options.config;
 	int rc;
 
+	if (c->vsock)
+		allow_descriptors();
 	rc = signals_take(&r->signals, err);
 	if (!rc && c->sandbox)
 		sandbox_folders(c, &r->log);
@@ -112,7 +126,7 @@ static int set_up(struct run *r, struct hv_error *err)
 	/* All that has to be opened is open. From here on the image is looked at, so the door is shut first;
 	 * only the debugger's socket needs a VM that is made. */
 	if (!rc && c->sandbox && !c->gdb)
-		rc = sandbox_lock(sandbox_needs_sockets(c), err);
+		rc = sandbox_lock(c, err);
 	if (!rc)
 		rc = hv_machine_build(r->machine, err);
 	if (!rc)
@@ -120,7 +134,7 @@ static int set_up(struct run *r, struct hv_error *err)
 	if (!rc && c->gdb)
 		rc = hv_gdb_start(&r->gdb, r->machine, c->gdb, &r->log, err);
 	if (!rc && c->sandbox && c->gdb)
-		rc = sandbox_lock(sandbox_needs_sockets(c), err);
+		rc = sandbox_lock(c, err);
 	if (!rc && c->trace)
 		rc = hv_machine_trace(r->machine, true, err);
 	return rc;

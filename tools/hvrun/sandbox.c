@@ -1,9 +1,10 @@
 /*
  * Locking ourselves in. A guest that finds a hole in a device then holds a process that can open, connect,
- * execute and signal nothing, and can make or remove files only where this VM's own lie.
+ * execute and signal nothing, and can make or remove files only where this VM's own lie. With --vsock it can
+ * connect to Unix sockets, as Landlock doesn't know these yet; so only who asked for it has that.
  *
- * User networking alone makes sockets while the VM runs: it may connect to internet addresses then, which is
- * what it is for, and nothing else more.
+ * User networking makes sockets while the VM runs, too: it may connect to internet addresses then, which is
+ * what it is for.
  *
  * Two kernel features work together: Landlock knows paths, which a system call filter can't look at; the
  * filter (seccomp-BPF, made at build time by filter/mkfilter.c) knows calls. Rules: seccomp(2), landlock(7),
@@ -60,6 +61,15 @@ static void allow_line(int ruleset, const struct hv_chardev_config *line)
 		allow_folder_of(ruleset, line->path);
 }
 
+/* As hv_vsock_spec_parse has it: a comma in the path is written twice. */
+static void allow_folder_of_vsock(int ruleset, const char *text)
+{
+	struct hv_vsock_spec spec;
+
+	if (hv_vsock_spec_parse(&spec, text, NULL) == 0)
+		allow_folder_of(ruleset, spec.path);
+}
+
 void sandbox_folders(const struct hv_config *config, const struct hv_log *log)
 {
 	struct landlock_ruleset_attr attr = {.handled_access_fs = HANDLED};
@@ -82,6 +92,8 @@ void sandbox_folders(const struct hv_config *config, const struct hv_log *log)
 		allow_line(ruleset, &config->agent);
 	if (config->gdb && !strncmp(config->gdb, "unix:", 5))
 		allow_folder_of(ruleset, config->gdb + 5);
+	if (config->vsock)
+		allow_folder_of_vsock(ruleset, config->vsock);
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)
 		hv_log(log, HV_LOG_INFO, "Landlock is not in force: %s", strerror(errno));
 	close(ruleset);
@@ -89,7 +101,7 @@ void sandbox_folders(const struct hv_config *config, const struct hv_log *log)
 
 /* --- the filter --- */
 
-bool sandbox_needs_sockets(const struct hv_config *config)
+static bool has_user_net(const struct hv_config *config)
 {
 	for (unsigned i = 0; i < config->net_count; i++) {
 		struct hv_net_spec spec;
@@ -100,15 +112,16 @@ bool sandbox_needs_sockets(const struct hv_config *config)
 	return false;
 }
 
-int sandbox_lock(bool sockets, struct hv_error *err)
+int sandbox_lock(const struct hv_config *config, struct hv_error *err)
 {
+	const struct hv_filter *filter = &hvrun_filters[(config->vsock ? HV_FILTER_CONNECT : 0) |
+							(has_user_net(config) ? HV_FILTER_USER_NET : 0)];
 	struct sock_filter mine[HV_FILTER_MAX];
-	struct sock_fprog prog = {.len = sockets ? hvrun_filter_user_net_length : hvrun_filter_length,
-				  .filter = mine};
+	struct sock_fprog prog = {.len = filter->length, .filter = mine};
 	long rc;
 
-	memcpy(mine, sockets ? hvrun_filter_user_net : hvrun_filter, prog.len * sizeof(mine[0]));
-	for (unsigned i = 0; i < prog.len; i++)
+	memcpy(mine, filter->program, filter->length * sizeof(mine[0]));
+	for (unsigned i = 0; i < filter->length; i++)
 		if (mine[i].k == HV_FILTER_PID)
 			mine[i].k = (uint32_t)getpid();
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)

@@ -5,11 +5,12 @@
  *
  * The list is what a running VM needs and nothing else. All other calls fail with EPERM instead of killing: a
  * call that nobody foresaw is then a failed command, not a lost VM. A descriptor that the process holds is
- * still usable; what it can't do is get hold of new ones: no open, no socket, no exec, no other process.
+ * still usable; what it can't do is get hold of new ones: no open, no socket, no exec, no other process. Some
+ * VMs need a little more; so there is a program for each set of such needs (filter.h).
  *
- * There are two filters: that one, and for a VM with user networking (--net user) one that lets it make and
- * connect internet sockets besides, as libslirp does for each connection of the guest's. Sockets of other
- * families, listening and binding stay forbidden: forwarded ports are bound before the door is shut.
+ * User networking (--net user) may make and connect internet sockets besides, as libslirp does for each
+ * connection of the guest's; --vsock may do so with Unix sockets. Sockets of other families, listening and
+ * binding stay forbidden: forwarded ports are bound before the door is shut.
  *
  * Rules: seccomp(2), seccomp_rule_add(3), linux/seccomp.h.
  */
@@ -181,7 +182,25 @@ static void allow_user_net(scmp_filter_ctx f)
 		check(seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
 				       SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)families[i])),
 		      "socket");
-	allow(f, "connect");
+}
+
+/* --vsock: a guest's connection becomes one to a Unix socket, whenever it likes. No other kind of socket. */
+static void allow_unix(scmp_filter_ctx f)
+{
+	check(seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(socket), 3, SCMP_A0(SCMP_CMP_EQ, AF_UNIX),
+			       SCMP_A1(SCMP_CMP_EQ, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC),
+			       SCMP_A2(SCMP_CMP_EQ, 0)),
+	      "socket");
+}
+
+static void allow_sockets(scmp_filter_ctx f, unsigned set)
+{
+	if (set & HV_FILTER_USER_NET)
+		allow_user_net(f);
+	if (set & HV_FILTER_CONNECT)
+		allow_unix(f);
+	if (set)
+		allow(f, "connect");
 }
 
 /*
@@ -205,8 +224,8 @@ static void print(const struct sock_filter *insn, size_t count)
 		printf("\t{0x%04x, %u, %u, 0x%08x},\n", insn[i].code, insn[i].jt, insn[i].jf, insn[i].k);
 }
 
-/* One filter as an array of that name. */
-static void make(const char *name, bool user_net)
+/* The program for a set of needs, as an array. Returns its length. */
+static size_t make(unsigned set)
 {
 	scmp_filter_ctx f = seccomp_init(SCMP_ACT_ERRNO(EPERM));
 	FILE *exported = tmpfile();
@@ -222,8 +241,7 @@ static void make(const char *name, bool user_net)
 	allow_list(f, sanitizers, COUNT(sanitizers));
 #endif
 	allow_some(f);
-	if (user_net)
-		allow_user_net(f);
+	allow_sockets(f, set);
 	/* glibc then makes its threads by clone, whose flags can be seen; those of clone3 are in memory. */
 	check(seccomp_rule_add(f, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0), "clone3");
 	check(seccomp_attr_set(f, SCMP_FLTATR_CTL_OPTIMIZE, 2), "a binary tree of calls");
@@ -236,16 +254,23 @@ static void make(const char *name, bool user_net)
 		fprintf(stderr, "mkfilter: the filter has an impossible length\n");
 		exit(1);
 	}
-	printf("\nconst struct sock_filter %s[] = {\n", name);
+	printf("static const struct sock_filter set_%u[] = {\n", set);
 	print(prologue, COUNT(prologue));
 	print(program, count);
-	printf("};\nconst unsigned short %s_length = %zu;\n", name, COUNT(prologue) + count);
+	printf("};\n\n");
+	return COUNT(prologue) + count;
 }
 
 int main(void)
 {
-	printf("/* Made by tools/hvrun/filter/mkfilter.c. */\n#include \"filter.h\"\n");
-	make("hvrun_filter", false);
-	make("hvrun_filter_user_net", true);
+	size_t lengths[HV_FILTER_SETS];
+
+	printf("/* Made by tools/hvrun/filter/mkfilter.c. */\n#include \"filter.h\"\n\n");
+	for (unsigned set = 0; set < HV_FILTER_SETS; set++)
+		lengths[set] = make(set);
+	printf("const struct hv_filter hvrun_filters[HV_FILTER_SETS] = {\n");
+	for (unsigned set = 0; set < HV_FILTER_SETS; set++)
+		printf("\t{set_%u, %zu},\n", set, lengths[set]);
+	printf("};\n");
 	return fflush(stdout) == 0 ? 0 : 1;
 }
