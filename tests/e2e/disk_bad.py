@@ -81,14 +81,24 @@ class Vm(Running):
     def __init__(self, *args):
         super().__init__("--name", "disk-bad", "--paused", "--timeout", 80 * STRETCH, *args, GUEST)
         path = pathlib.Path(os.environ["XDG_RUNTIME_DIR"], "hvkit", "disk-bad.sock")
-        until(lambda: path.exists() or self.p.poll() is not None, "its socket")
-        self.qmp = socket.socket(socket.AF_UNIX)
-        folder = os.open(path.parent, os.O_PATH)
-        self.qmp.connect(f"/proc/self/fd/{folder}/{path.name}")
-        os.close(folder)
+        until(lambda: self.connect(path) or self.p.poll() is not None, "its socket")
         self.lines = self.qmp.makefile("rb")
         self.lines.readline()
         self.ask("qmp_capabilities")
+
+    def connect(self, path):
+        """False: there is no socket yet, or nobody listens at it yet."""
+        self.qmp = socket.socket(socket.AF_UNIX)
+        try:
+            folder = os.open(path.parent, os.O_PATH)
+            try:
+                self.qmp.connect(f"/proc/self/fd/{folder}/{path.name}")
+            finally:
+                os.close(folder)
+        except OSError:
+            self.qmp.close()
+            return False
+        return True
 
     def ask(self, command, **arguments):
         self.qmp.sendall(json.dumps({"execute": command, "arguments": arguments}).encode())
