@@ -16,6 +16,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import shutil
 import subprocess
 import sys
@@ -37,7 +38,7 @@ RESULTS = 256 << 20                       # bytes that can come back
 SECTOR = 512
 ENDED = re.compile(rb"\x01box-end (\d+) (\w+)\x02")
 PROGRAMS = ((("bochs-bin", "bochs"), "bochs"), (("xorriso",), "xorriso"), (("mke2fs",), "e2fsprogs"), (("ldd",), "libc-bin"),
-            (("tar",), "tar"), (("busybox",), "busybox-static"))
+            (("tar",), "tar"), (("find",), "findutils"), (("busybox",), "busybox-static"))
 ELSEWHERE = {"bochs-term": ("bochs", "bochs"), "bochsbios": ("bochs", "bochs"), "vgabios": ("bochs", "bochs"),  # Fedora, Arch
              "isolinux": ("syslinux", "syslinux"), "syslinux-common": ("syslinux", "syslinux"), "xorriso": ("xorriso", "libisoburn"),
              "libc-bin": ("glibc-common", "glibc"), "busybox-static": ("busybox", "busybox")}
@@ -65,12 +66,15 @@ $b mount -t tmpfs shm /mnt/dev/shm; $b mount -t devpts pts /mnt/dev/pts; $b moun
 $b chmod 1777 /mnt/tmp /mnt/var/tmp
 $b ip link set lo up
 $b ln -s /proc/self/fd /mnt/dev/fd; $b ln -s fd/0 /mnt/dev/stdin; $b ln -s fd/1 /mnt/dev/stdout; $b ln -s fd/2 /mnt/dev/stderr
-: >/before; $b sleep 0.1
+: >/mnt/run/before; $b sleep 0.1
 $b chroot /mnt /bin/sh /hvlab-box </mnt/dev/null >/mnt/dev/null 2>&1
 status=$?
-cd /mnt{top} && $b find . -type f -newer /before >/mnt/run/changed && $b chroot /mnt tar -C {top} -cf /dev/sdb -T /run/changed
+$b chroot /mnt /bin/sh -c {collect}
 end $status command
 """
+
+# Not busybox' find, which compares whole seconds: as much as a short command takes.
+COLLECT = "cd {top} && find . -type f -newer {before} | tar -cf {disk} -T -"
 
 CONFIGURATION = """megs: {memory}
 romimage: file="{BIOS}"
@@ -150,7 +154,8 @@ def kernel_and_modules(options, say):
 
 # --- its media ----------------------------------------------------------------------------------------------------------
 def ramdisk(busybox, loaded, top):
-    init = INIT.format(modules=" ".join(name for name, _ in loaded), top=shell_word(top))
+    init = INIT.format(modules=" ".join(name for name, _ in loaded),
+                       collect=shlex.quote(collecting(top, "/run/before", "/dev/sdb")))
     entries = [(name, 0o40755, b"") for name in ("bin", "dev", "proc", "sys", "m", "mnt")]
     with open(busybox, "rb") as file:
         entries += [("bin/busybox", 0o100755, file.read()), ("init", 0o100755, init.encode())]
@@ -158,8 +163,9 @@ def ramdisk(busybox, loaded, top):
     return cpio(entries)
 
 
-def shell_word(path):
-    return "'" + path.replace("'", "'\\''") + "'"
+def collecting(top, before, disk):
+    """The command that packs what was made or changed below top after the file before."""
+    return COLLECT.format(top=shlex.quote(top), before=shlex.quote(before), disk=shlex.quote(disk))
 
 
 def make_cd(found, folder, kernel, initrd):

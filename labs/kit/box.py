@@ -199,7 +199,7 @@ $b sync; $b poweroff -f
 """
 
 SCRIPT = """exec </dev/ttyS1 >/dev/ttyS1 2>&1
-stty raw -echo 2>/dev/null; printf '\\001box\\002'
+stty raw -echo 115200 2>/dev/null; printf '\\001box\\002'
 {before}
 export {environment}
 mkdir -m 700 -p "$XDG_RUNTIME_DIR"

@@ -244,6 +244,6 @@ def make_disk(pack, folder, image, texts):
             file.truncate(size)
         inodes = (len(pack.files) + len(pack.folders) + len(pack.links)) * 2 + 20000
         checked([shutil.which("mke2fs", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"), "-q", "-F", "-t", "ext4", "-O",
-                 "^has_journal", "-E", "root_owner=0:0,lazy_itable_init=1,nodiscard", "-m", "0", "-N", str(inodes), "-d", root, image])
+                 "^has_journal", "-E", "root_owner=0:0,lazy_itable_init=1,nodiscard", "-m", "0", "-I", "256", "-N", str(inodes), "-d", root, image])
     finally:
         shutil.rmtree(root, ignore_errors=True)

@@ -97,6 +97,18 @@ if shutil.which("mke2fs") or os.path.exists("/sbin/mke2fs"):
         said = run(debugfs, "-R", f'cat "{tree}/core/kvm/a.c"', image).stdout
         check(said == "core/kvm/a.c", "a file on the disk is what it was", said)
 
+# What changed is found to a fraction of a second.
+(TMP / "before").touch()
+os.utime(TMP / "before", ns=(1_000_000_000_500_000_000, 1_000_000_000_500_000_000))
+changing = TMP / "it's changed"
+changing.mkdir()
+for name, when in (("earlier", 400_000_000), ("later", 600_000_000)):
+    (changing / name).write_text(name)
+    os.utime(changing / name, ns=(10**18 + when, 10**18 + when))
+run("sh", "-c", bochs.collecting(str(changing), str(TMP / "before"), str(TMP / "archive")))
+with tarfile.open(TMP / "archive", "r:") as archive:
+    check(archive.getnames() == ["./later"], "what changed is collected", archive.getnames())
+
 # What comes back is the machine's word: only plain files below the tree.
 results = TMP / "results"
 outside = TMP / "outside"
