@@ -114,7 +114,7 @@ endef
 $(foreach t,$(TOOLS),$(eval $(call tool_rules,$(t))))
 
 # --- guests and tests ----------------------------------------------------------------------------------------------
-include guests/rules.mk
+include guests/rules.mk guests/linux/rules.mk
 $(sort $(foreach g,$(GUEST_FLAT) $(GUEST_ELF),$(call guest_objs,$(g)))): $(BUILD)/flags
 include tests/rules.mk
 include docs/rules.mk
@@ -205,7 +205,7 @@ clean: ## Remove what was built (build/; SAN builds have folders of their own)
 
 help: ## List the targets
 	@echo "hvkit $(VERSION). Targets:"
-	@sed -n 's/^\([a-z][a-z0-9-]*\):[^#]*## /\1\t/p' Makefile tests/rules.mk guests/rules.mk docs/rules.mk labs/rules.mk labs/staff/rules.mk | sort -u | \
+	@sed -n 's/^\([a-z][a-z0-9-]*\):[^#]*## /\1\t/p' Makefile tests/rules.mk guests/rules.mk guests/linux/rules.mk docs/rules.mk labs/rules.mk labs/staff/rules.mk | sort -u | \
 		awk -F'\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
 	@echo "Variables: CC, CFLAGS, LDFLAGS, BUILD (folder), WERROR=1, SAN=address,undefined or SAN=thread, PREFIX, DESTDIR,"
 	@echo "  V=1 (show commands), T=PATTERN (only these tests), FUZZ_SECONDS (each target of make fuzz)"

@@ -12,7 +12,6 @@ into scripts, which go through `hvlab box` there.
 # alone
 import glob
 import hashlib
-import lzma
 import os
 import pathlib
 import random
@@ -21,14 +20,13 @@ import shutil
 import struct
 import subprocess
 import sys
-import zlib
 
-from labs_staff_lib import SRC, TMP, check, skip
+import linux_lib
+from labs_staff_lib import TMP, check, skip
+from linux_lib import HVRUN, SECONDS, result, tail, write
 
 from kit import box
 
-HVRUN = os.environ["HVRUN"]
-SECONDS = 240  # for one boot: 3 on hardware, 30 to 60 emulated
 INIT = """#!/bin/busybox sh
 b=/bin/busybox
 $b mount -t proc proc /proc; $b mount -t sysfs sys /sys; $b mount -t devtmpfs dev /dev
@@ -50,31 +48,9 @@ reboot) $b reboot -f;;
 esac
 exec $b sh
 """  # sysfs, proc and the modules of the kernel are all that it needs
-SHELL = b"echo A-SHELL-$((6 * 7))\nmkdir /t && echo MADE >/t/f && cat /t/f\npoweroff -f\n"
+SHELL = "echo A-SHELL-$((6 * 7))\nmkdir /t && echo MADE >/t/f && cat /t/f\npoweroff -f\n"
 
-if os.environ.get("HV_SAN"):
-    skip("no sanitized program runs in the box")
-if not shutil.which("busybox"):
-    skip("busybox is missing (busybox-static): tests/deps box")
-
-
-def is_hardware():
-    """Whether /dev/kvm here is VT-x or AMD-V: the box, or a real machine."""
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return False
-    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-        flags = next((line.split() for line in file if line.startswith("flags")), [])
-    return "svm" in flags or "vmx" in flags
-
-
-DIRECT = is_hardware()
-if not DIRECT and os.environ.get("HVLAB_BOX"):
-    skip("the box has no /dev/kvm")
-if not DIRECT and not shutil.which("qemu-system-x86_64"):
-    skip("no VT-x or AMD-V here, and no qemu-system-x86_64 for the box: tests/deps box")
-
-# The kernel is fetched once for all builds, not once for each test's own home.
-os.environ["XDG_CACHE_HOME"] = str(SRC / "build-box")
+DIRECT = linux_lib.need_user_space()
 try:
     KERNEL = pathlib.Path(box.kernel_folder(print))
     MODULES = box.modules(KERNEL, ("pvpanic", "pvpanic_mmio", "virtio_mmio", "virtio_blk", "virtio_rng"))
@@ -86,27 +62,6 @@ image = pathlib.Path(BZIMAGE).read_bytes()
 
 
 # --- what is booted -----------------------------------------------------------------------------------------------------
-def vmlinux():
-    """The ELF file inside the bzImage, or None where it is packed by a way that isn't known here."""
-    start = (image[0x1F1] + 1) * 512
-    offset, length = struct.unpack_from("<II", image, 0x248)
-    packed = image[start + offset:start + offset + length]
-    if packed.startswith(b"\xfd7zXZ\0"):
-        return lzma.LZMADecompressor().decompress(packed)
-    if packed.startswith(b"\x1f\x8b"):
-        return zlib.decompressobj(31).decompress(packed)
-    if packed.startswith(b"\x28\xb5\x2f\xfd") and shutil.which("zstd"):
-        done = subprocess.run(["zstd", "-dc"], input=packed[:-4], capture_output=True, timeout=120, check=False)
-        return done.stdout or None
-    return None
-
-
-def write(name, data):
-    path = TMP / name
-    path.write_bytes(data)
-    return path
-
-
 # Disks of four formats with the same content; the guest writes a pattern over a part of the first three.
 SIZE, AT = 8 << 20, 20 << 16
 content = bytearray(SIZE)
@@ -142,26 +97,10 @@ def command(kernel, *options, do="shell", cpus=1, mem="512M", initrd=INITRD, app
 
 
 def run(name, words):
-    scripts.append(f"{words} </dev/null >{name}.out 2>{name}.err; echo $? >{name}.status")
+    scripts.append(linux_lib.run(name, words))
 
 
-def run_typing(name, words, prompt, text):
-    """Types the text when the prompt is there, as a person does: a driver empties its port's FIFO when it starts."""
-    (TMP / f"{name}.out").touch()
-    write(f"{name}.in", text)
-    scripts.append(f"(n=0; until grep -qF {shlex.quote(prompt)} {name}.out || [ $n -gt {SECONDS} ]; do sleep 1; n=$((n + 1)); done; "
-                   f"cat {name}.in) | {words} >{name}.out 2>{name}.err; echo $? >{name}.status")
-
-
-def run_until(name, words, text, times):
-    """Ends the VM by SIGTERM as soon as the text came so many times."""
-    scripts.append(f"{words} </dev/null >{name}.out 2>{name}.err & p=$!; n=0\n"
-                  f"while [ $n -lt {SECONDS} ] && kill -0 $p 2>/dev/null && "
-                  f"[ $(grep -c {shlex.quote(text)} {name}.out) -lt {times} ]; do sleep 1; n=$((n + 1)); done\n"
-                  f"kill $p; wait $p; echo $? >{name}.status")
-
-
-run_typing("shell", command(BZIMAGE, append=" quiet"), "/ # ", SHELL)
+scripts.append(linux_lib.run_typing("shell", command(BZIMAGE, append=" quiet"), ("/ # ", SHELL)))
 run("panic", command(BZIMAGE, do="panic", cpus=4, append=" quiet"))
 disks = make_disks()
 if disks:
@@ -169,11 +108,11 @@ if disks:
                          "disk.vmdk,ro", "--rng", do="disks", cpus=2, append=" quiet"))
 else:
     print("not tried: disks, as qemu-img is missing")
-elf = vmlinux()
+elf = linux_lib.vmlinux(image)
 if elf:
-    run_until("reboot", command(write("vmlinux", elf), do="reboot"), "Linux version", 2)
+    scripts.append(linux_lib.run_until("reboot", command(write("vmlinux", elf), do="reboot"), "Linux version", 2))
 else:
-    run_until("reboot", command(BZIMAGE, do="reboot"), "Linux version", 2)
+    scripts.append(linux_lib.run_until("reboot", command(BZIMAGE, do="reboot"), "Linux version", 2))
     print("not tried: PVH, as this kernel's payload is packed by a way that isn't known here")
 
 # --- what is refused ----------------------------------------------------------------------------------------------------
@@ -195,34 +134,9 @@ run("small", command(BZIMAGE, mem="32M"))
 run("long", command(BZIMAGE, append=" " + "x" * 4000))
 
 # --- the runs -----------------------------------------------------------------------------------------------------------
-# The emulated machine may die of a fault of its own with several CPUs in its guest; a second one is given its turn then.
-def execute(commands):
-    text = "\n".join(["cd " + shlex.quote(str(TMP)), "export PATH=/bin:/sbin:/usr/bin:/usr/sbin", *commands, "exit 0", ""])
-    path = write("script", text.encode())
-    if DIRECT:
-        return subprocess.run(["sh", str(path)], stdin=subprocess.DEVNULL, timeout=800, check=True)
-    for last in (False, True):
-        done = subprocess.run([str(SRC / "labs" / "hvlab"), "box", "--memory", "3072", "--timeout", "400", "--", "sh", str(path)],
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=500, check=False)
-        if "the emulated machine ended before" not in done.stderr:
-            break
-        print("the box died" + ("" if last else "; tried once more"))
-    return check(done.returncode == 0, "the box ran what it was given", done.returncode, done.stdout[-1000:], done.stderr[-1000:])
-
-
 for one in scripts[:booted]:
-    execute([one])
-execute(scripts[booted:])
-
-
-def result(name):
-    texts = [(TMP / f"{name}.{kind}").read_text(errors="replace") for kind in ("out", "err", "status")]
-    return texts[0], texts[1], int(texts[2])
-
-
-def tail(text):
-    return "\n".join(text.splitlines()[-25:])
-
+    linux_lib.execute(DIRECT, [one])
+linux_lib.execute(DIRECT, scripts[booted:])
 
 out, err, status = result("shell")
 check("INIT-REACHED cpus=1 " in out, "a stock bzImage runs its init on one CPU", tail(out), err)
