@@ -133,7 +133,7 @@ ALL_CPUS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 
 # The packages come first and make starts anew after them: what pkg-config says is read when make starts.
 demo: ## Install what is missing, build, and tell a story on real VMs
-	@tests/deps build $(if $(wildcard /dev/kvm),,box)
+	@tests/deps build $(if $(wildcard /dev/kvm),shell $(if $(wildcard /sys/module/kvm_pvm),box),box)
 	@$(MAKE) --no-print-directory $(ALL_CPUS) tools guests
 	@BUILD=$(abspath $(BUILD)) docs/demo.sh
 
