@@ -279,7 +279,7 @@ are typed by this script:"
 		: >"$out"
 		{
 			for ((i = 0; i < 2400; i++)); do
-				! grep -qaF 'hvkit:~#' "$out" || break
+				! grep -qaF 'hvkit# ' "$out" || break
 				sleep 0.1
 			done
 			cat "$typed"

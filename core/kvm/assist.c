@@ -34,8 +34,12 @@
 #define RFLAGS_RF  (1ull << 16)
 #define RFLAGS_AC  (1ull << 18)
 #define ARITHMETIC (RFLAGS_CF | RFLAGS_PF | RFLAGS_AF | RFLAGS_ZF | RFLAGS_SF | RFLAGS_OF)
-#define BP_VECTOR  3
-#define UD_VECTOR  6
+#define CR0_MP     (1ull << 1)
+#define CR0_TS     (1ull << 3)
+#define FSW_ES     (1u << 7) /* an unmasked x87 exception waits */
+
+#define BP_VECTOR 3
+#define UD_VECTOR 6
 
 #define REX_W 8
 #define REX_R 4
@@ -56,10 +60,8 @@ struct insn {
 const char *hv_assist_name(enum hv_assist_kind kind)
 {
 	static const char *const names[HV_ASSIST_KINDS] = {
-		[HV_ASSIST_INT3] = "int3",
-		[HV_ASSIST_CLAC] = "clac",
-		[HV_ASSIST_STAC] = "stac",
-		[HV_ASSIST_POPCNT] = "popcnt",
+		[HV_ASSIST_INT3] = "int3",     [HV_ASSIST_CLAC] = "clac", [HV_ASSIST_STAC] = "stac",
+		[HV_ASSIST_POPCNT] = "popcnt", [HV_ASSIST_WAIT] = "wait",
 	};
 
 	return kind < HV_ASSIST_KINDS ? names[kind] : "unknown";
@@ -243,8 +245,24 @@ static int two_bytes(struct insn *in, const struct hv_memory *mem, enum hv_assis
 	return -ENOTSUP;
 }
 
+/*
+ * wait (fwait) does nothing but let an x87 exception through that waits already: Linux has one where a task
+ * lets go of its FPU. Where one would come, #MF or #NM, it stays an error (SDM vol. 2D, WAIT).
+ */
+static int wait_for_fpu(const struct insn *in, const struct hv_vcpu *vcpu)
+{
+	struct kvm_fpu fpu;
+
+	if ((in->sregs->cr0 & (CR0_MP | CR0_TS)) == (CR0_MP | CR0_TS))
+		return -ENOTSUP;
+	if (ioctl(vcpu->fd, KVM_GET_FPU, &fpu) < 0)
+		return -errno;
+	return fpu.fsw & FSW_ES ? -ENOTSUP : 0;
+}
+
 /* Changes only the copy of the registers. */
-static int execute(struct insn *in, const struct hv_memory *mem, enum hv_assist_kind *kind)
+static int execute(struct insn *in, const struct hv_vcpu *vcpu, const struct hv_memory *mem,
+		   enum hv_assist_kind *kind)
 {
 	uint8_t opcode;
 	int rc;
@@ -254,6 +272,9 @@ static int execute(struct insn *in, const struct hv_memory *mem, enum hv_assist_
 	if (opcode == 0xcc) {
 		*kind = HV_ASSIST_INT3;
 		rc = 0;
+	} else if (opcode == 0x9b) {
+		*kind = HV_ASSIST_WAIT;
+		rc = wait_for_fpu(in, vcpu);
 	} else if (opcode == 0x0f) {
 		rc = two_bytes(in, mem, kind);
 	} else {
@@ -301,7 +322,7 @@ int hv_assist(struct hv_vcpu *vcpu, const struct hv_memory *mem, enum hv_assist_
 		return -ENOTSUP;
 	before = regs;
 	fetch(&in, vcpu->run, mem);
-	rc = execute(&in, mem, kind);
+	rc = execute(&in, vcpu, mem, kind);
 	if (rc)
 		return rc;
 	set_events(&events, *kind);

@@ -17,6 +17,7 @@ enum hv_assist_kind {
 	HV_ASSIST_CLAC,
 	HV_ASSIST_STAC,
 	HV_ASSIST_POPCNT,
+	HV_ASSIST_WAIT,
 	HV_ASSIST_KINDS,
 };
 

@@ -105,7 +105,7 @@ def kernel_alone():
 
 # --- user space ---------------------------------------------------------------------------------------------------------
 LOGIN = ("hvkit login:", "root\n")
-PROMPT = "hvkit:~#"
+PROMPT = "hvkit# "
 
 
 def session(*lines):

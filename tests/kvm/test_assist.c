@@ -338,6 +338,40 @@ Test(assist, int3_goes_to_the_guests_own_handler_as_a_trap)
 	unboot(&g);
 }
 
+Test(assist, wait_does_nothing_where_no_exception_waits)
+{
+	static const uint8_t code[] = {0x9b, 0xf4};
+	struct kvm_regs regs = {.rip = CODE, .rsp = STACK, .rflags = 2 | ARITHMETIC, .rax = DIRTY};
+	enum hv_assist_kind kind;
+	struct kvm_sregs sregs;
+	struct kvm_fpu fpu;
+	struct guest g;
+
+	boot(&g, code, sizeof(code));
+	run(&g, &regs);
+	cr_assert_eq(regs.rip, CODE + 2);
+	cr_assert_eq(regs.rflags & ~0x10000ull, 2 | ARITHMETIC);
+	regs.rip = CODE;
+	cr_assert_eq(complete(&g, &regs, &kind), 0);
+	cr_assert_eq(kind, HV_ASSIST_WAIT);
+	cr_assert_eq(regs.rip, CODE + 1);
+	/* #MF would come, then #NM. */
+	cr_assert_eq(ioctl(g.vcpu.fd, KVM_GET_FPU, &fpu), 0);
+	fpu.fcw &= (uint16_t)~1u;
+	fpu.fsw = 0x81;
+	cr_assert_eq(ioctl(g.vcpu.fd, KVM_SET_FPU, &fpu), 0);
+	regs.rip = CODE;
+	cr_assert_eq(complete(&g, &regs, &kind), -ENOTSUP);
+	cr_assert_eq(regs.rip, CODE);
+	fpu.fsw = 0;
+	cr_assert_eq(ioctl(g.vcpu.fd, KVM_SET_FPU, &fpu), 0);
+	cr_assert_eq(hv_vcpu_get_sregs(&g.vcpu, &sregs, NULL), 0);
+	sregs.cr0 |= 8;
+	cr_assert_eq(hv_vcpu_set_sregs(&g.vcpu, &sregs, NULL), 0);
+	cr_assert_eq(complete(&g, &regs, &kind), -ENOTSUP);
+	unboot(&g);
+}
+
 /* Many in a row, of all kinds: what KVM queued for one must not come with the next. */
 Test(assist, a_row_of_all_kinds_runs_to_its_end)
 {
