@@ -126,7 +126,7 @@ def scripts_for_one_cpu():
     yield linux_lib.run_typing(
         "break", command("vmlinux", *small("--disk", data, "--rng")), LOGIN,
         session("/status", "/upgrade --break; echo UPGRADE-$?", "/status; echo STATUS-$?", "reboot"),
-        ("hvkit login:", 2, "root\n"), (PROMPT, 5, "echo AGAIN; /status; /upgrade; poweroff\n"))
+        ("hvkit login:", 2, "root\n"), ("root login on", 2, "echo AGAIN; /status; /upgrade; poweroff\n"))
     for name in PACKINGS:
         yield linux_lib.run_typing(f"packed-{name}", command(f"packed/bzImage.{name}", *small(), append="hv.login=root quiet"),
                                    session("echo A-SHELL-$((6 * 7))", "poweroff"))
