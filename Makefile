@@ -116,7 +116,7 @@ endef
 $(foreach t,$(TOOLS),$(eval $(call tool_rules,$(t))))
 
 # --- guests and tests ----------------------------------------------------------------------------------------------
-include guests/rules.mk
+include guests/rules.mk guests/linux/rules.mk
 $(sort $(foreach g,$(GUEST_FLAT) $(GUEST_ELF),$(call guest_objs,$(g)))): $(BUILD)/flags
 include tests/rules.mk
 include docs/rules.mk
@@ -135,7 +135,7 @@ ALL_CPUS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 
 # The packages come first and make starts anew after them: what pkg-config says is read when make starts.
 demo: ## Install what is missing, build, and tell a story on real VMs
-	@tests/deps build $(if $(wildcard /dev/kvm),,box)
+	@tests/deps build $(if $(wildcard /dev/kvm),shell $(if $(wildcard /sys/module/kvm_pvm),box),box)
 	@$(MAKE) --no-print-directory $(ALL_CPUS) tools guests
 	@BUILD=$(abspath $(BUILD)) docs/demo.sh
 
@@ -207,7 +207,7 @@ clean: ## Remove what was built (build/; SAN builds have folders of their own)
 
 help: ## List the targets
 	@echo "hvkit $(VERSION). Targets:"
-	@sed -n 's/^\([a-z][a-z0-9-]*\):[^#]*## /\1\t/p' Makefile tests/rules.mk guests/rules.mk docs/rules.mk labs/rules.mk labs/staff/rules.mk | sort -u | \
+	@sed -n 's/^\([a-z][a-z0-9-]*\):[^#]*## /\1\t/p' Makefile tests/rules.mk guests/rules.mk guests/linux/rules.mk docs/rules.mk labs/rules.mk labs/staff/rules.mk | sort -u | \
 		awk -F'\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
 	@echo "Variables: CC, CFLAGS, LDFLAGS, BUILD (folder), WERROR=1, SAN=address,undefined or SAN=thread, PREFIX, DESTDIR,"
 	@echo "  V=1 (show commands), T=PATTERN (only these tests), FUZZ_SECONDS (each target of make fuzz)"

@@ -226,6 +226,80 @@ fold -s -w $((width - 2)) "$scratch/refused" | sed 's/^/  /; s/ *$//'
 if [ $rc -ne 3 ] || [ -e "$disks/again.raw" ]; then stop "a damaged image was not refused, but ended with status $rc"; fi
 printf '  (status 3, and no again.raw)\n'
 
+scene "7. Linux, to a shell"
+linux="build-linux/guest"
+kernel=$linux/bzImage initrd=$linux/initrd memory=128M
+# The distribution's kernel, as it came in its package: fetched once, and kept for the box too.
+stock_kernel() {
+	python3 - <<-'PYTHON'
+		import glob, sys
+		sys.path.insert(0, "labs")
+		from kit import box
+		try:
+		    print(sorted(glob.glob(box.kernel_folder(lambda line: print("  " + line, file=sys.stderr)) + "/boot/vmlinuz-*"))[-1])
+		except (box.Trouble, OSError) as why:
+		    sys.exit(f"  {why}")
+	PYTHON
+}
+box=
+if grep -qwE 'vmx|svm' /proc/cpuinfo; then
+	missing=$(command -v busybox >/dev/null || echo busybox-static)
+else
+	box=yes
+	missing=$(command -v busybox >/dev/null || echo busybox-static)$(command -v qemu-system-x86_64 >/dev/null || echo ' qemu-system-x86')
+fi
+if [ -z "$missing" ] && ! { [ -f "$kernel" ] && [ -f "$initrd" ]; }; then
+	initrd=$scratch/initrd memory=512M
+	guests/linux/rootfs --initrd "$scratch" >/dev/null || stop "the initial RAM disk could not be made"
+	kernel=$(stock_kernel) || missing='a kernel package'
+fi
+if [ -n "$missing" ]; then
+	say "This is left out, as $missing can't be had here: a kernel boots to a shell, and upgrades the system in it. \
+docs/boot.md tells how to see it."
+else
+	if [ "$memory" = 512M ]; then
+		say "The distribution's own kernel, as it is, with an initial RAM disk of busybox (make linux-guest builds a small one, \
+which starts sooner)."
+	else
+		say "The small kernel that make linux-guest has built, with an initial RAM disk of busybox."
+	fi
+	if [ -n "$box" ]; then
+		say "Linux's programs need VT-x or AMD-V: the /dev/kvm of this machine is a software back end, where a program's system \
+calls never reach its kernel. So this VM runs in the box, an emulated PC with AMD-V, which takes its time. The prompt's answers \
+are typed by this script:"
+	else
+		say "The prompt's answers are typed by this script:"
+	fi
+	echo
+	printf '/status\n/upgrade\n/status\npoweroff\n' >"$scratch/typed"
+	cat >"$scratch/linux.sh" <<-'BASH'
+		# OUT TYPED COMMAND...: types when the prompt is there, and not before: a driver empties its port's FIFO when it starts
+		out=$1 typed=$2
+		shift 2
+		: >"$out"
+		{
+			for ((i = 0; i < 2400; i++)); do
+				! grep -qaF 'hvkit# ' "$out" || break
+				sleep 0.1
+			done
+			cat "$typed"
+		} | "$@" 2>&1 | tee "$out"
+		exit "${PIPESTATUS[1]}"
+	BASH
+	words=("$bin/hvrun" --mem "$memory" --timeout $((240 * patience)) --initrd "$initrd" --append
+		"console=ttyS0 panic=-1 quiet hv.login=root" "$kernel")
+	printf '%s$ build/bin/hvrun --mem %s --initrd %s --append "console=ttyS0 quiet hv.login=root" %s%s\n' "$green" "$memory" \
+		"${initrd/#$scratch\//}" "${kernel/#*\/boot\//}" "$off"
+	rc=0
+	if [ -n "$box" ]; then
+		timeout -k 5 420 labs/hvlab box --timeout 330 -- bash "$scratch/linux.sh" "$scratch/linux.out" "$scratch/typed" "${words[@]}"
+	else
+		timeout -k 5 $((260 * patience)) bash "$scratch/linux.sh" "$scratch/linux.out" "$scratch/typed" "${words[@]}"
+	fi </dev/null 2>&1 | tr -d '\r' | sed 's/^/  /' || rc=$?
+	[ $rc -eq 0 ] || stop "that failed with status $rc"
+	grep -qa 'the system WORKS' "$scratch/linux.out" || stop "the shell did not answer"
+fi
+
 printf '\n%sThat was hvkit on %s.%s What to do next:\n' "$bold" "${where:-a real KVM}" "$off"
 cat <<END
   open ${trace#"$PWD"/} in https://ui.perfetto.dev or chrome://tracing: every exit, one bar each

@@ -227,6 +227,7 @@ static void print_irqs(FILE *out, const json_t *irqs)
 static void print_exits(FILE *out, const json_t *cpus)
 {
 	const json_t *c, *e;
+	const char *kind;
 	size_t i, k;
 
 	json_array_foreach(cpus, i, c)
@@ -241,6 +242,9 @@ static void print_exits(FILE *out, const json_t *cpus)
 					(double)num(e, "user-ns") / 1e3 / (double)num(e, "timed"));
 			fprintf(out, "\n");
 		}
+		json_object_foreach(json_object_get(c, "assisted"), kind, e)
+			fprintf(out, "  %s completed for the back end %lld times\n", kind,
+				(long long)json_integer_value(e));
 		if (json_array_size(json_object_get(c, "last")))
 			fprintf(out, "  the last of them:\n");
 		json_array_foreach(json_object_get(c, "last"), k, e)

@@ -260,6 +260,20 @@ static json_t *counters(struct hv_recorder *r, json_int_t *total)
 	return list;
 }
 
+/* Instructions that were completed for the back end: a count for each kind that came. */
+static json_t *assisted(struct hv_recorder *r)
+{
+	json_t *kinds = json_object();
+
+	for (unsigned kind = 0; kind < HV_ASSIST_KINDS; kind++) {
+		json_int_t count = (json_int_t)atomic_load(&r->assisted[kind]);
+
+		if (count)
+			json_object_set_new(kinds, hv_assist_name(kind), json_integer(count));
+	}
+	return kinds;
+}
+
 static int exits(struct hv_machine *m, unsigned cpu, json_t **result, struct hv_error *err)
 {
 	*result = json_array();
@@ -276,10 +290,10 @@ static int exits(struct hv_machine *m, unsigned cpu, json_t **result, struct hv_
 		for (unsigned k = 0; k < last.count; k++)
 			json_array_append_new(lines, json_string(hv_exit_record_format(&last.records[k], text,
 										       sizeof(text))));
-		json_array_append_new(*result,
-				      json_pack("{s:i, s:I, s:I, s:o, s:o}", "cpu-index", (int)i, "total",
-						total, "signals", (json_int_t)atomic_load(&r->signals),
-						"exits", list, "last", lines));
+		json_array_append_new(*result, json_pack("{s:i, s:I, s:I, s:o, s:o, s:o}", "cpu-index",
+							 (int)i, "total", total, "signals",
+							 (json_int_t)atomic_load(&r->signals), "exits", list,
+							 "assisted", assisted(r), "last", lines));
 	}
 	return 0;
 }

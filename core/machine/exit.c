@@ -153,9 +153,27 @@ static void exit_debug(struct hv_cpu *cpu)
 	}
 }
 
+/* A software back end met one of the instructions that hvkit completes for it. */
+static bool assisted(struct hv_cpu *cpu)
+{
+	struct hv_machine *m = cpu->machine;
+	enum hv_assist_kind kind;
+
+	if (!m->assist || hv_assist(&cpu->vcpu, &m->memory, &kind))
+		return false;
+	hv_count(&cpu->recorder.assisted[kind], 1);
+	if (!atomic_exchange(&m->told_assist[kind], true))
+		hv_log(m->log, HV_LOG_INFO,
+		       "this KVM's software back end doesn't know %s; hvkit completes it (said once; `info "
+		       "exits` "
+		       "counts them)",
+		       hv_assist_name(kind));
+	return true;
+}
+
 /*
  * The kernel's emulator gave up. Some back ends emulate all of CPL 0 and don't know int3: with a debugger
- * attached that is how a breakpoint looks there.
+ * attached that is how a breakpoint looks there. Without one the guest gets its own exception (assist.h).
  */
 static void exit_internal_error(struct hv_cpu *cpu, struct hv_exit_record *rec)
 {
@@ -175,6 +193,8 @@ static void exit_internal_error(struct hv_cpu *cpu, struct hv_exit_record *rec)
 		if (hv_machine_debug_event(cpu, &info))
 			return;
 	}
+	if (run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION && assisted(cpu))
+		return;
 	snprintf(line, sizeof(line), "KVM cannot go on with this guest (internal error, suberror %u)",
 		 run->internal.suberror);
 	fail(cpu, line);

@@ -85,6 +85,7 @@ struct hv_machine {
 	struct hv_device *console, *balloon;          /* NULL: the VM has none */
 	struct hv_irq_route routes[HV_IOAPIC_PINS];
 	enum hv_irqchip irqchip;
+	bool assist; /* the back end is software: kvm/assist.h */
 	int image_fd, initrd_fds[HV_MODULES_MAX];
 	struct hv_entry entry;
 	unsigned cpu_count;
@@ -99,6 +100,7 @@ struct hv_machine {
 	_Atomic uint64_t balloon_actual; /* bytes that the guest has left */
 	_Atomic uint64_t unclaimed;      /* accesses that no device answered */
 	_Atomic bool warned_irqchip, warned_unclaimed;
+	_Atomic bool told_assist[HV_ASSIST_KINDS];
 	bool devices_held; /* guarded by devices_lock */
 
 	pthread_mutex_t lock;

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/io.h"
+#include "kvm/backend.h"
 #include "machine/internal.h"
 
 static int open_file(const char *path, int *fd, struct hv_error *err)
@@ -79,6 +80,7 @@ int hv_board_open(struct hv_machine *m, struct hv_error *err)
 	if (!hv_kvm_has(&m->kvm, KVM_CAP_IMMEDIATE_EXIT))
 		return hv_fail(err, ENOTSUP,
 			       "this kernel's KVM lacks immediate exits (Linux 4.13); use a newer kernel");
+	m->assist = hv_backend() == HV_BACKEND_SOFTWARE;
 	start_query(m);
 	return 0;
 }

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "kvm/assist.h"
 #include "kvm/vcpu.h"
 
 struct hv_exit_record {
@@ -37,7 +38,8 @@ struct hv_exit_counter {
 
 struct hv_recorder {
 	struct hv_exit_counter counters[HV_EXIT_REASONS];
-	_Atomic uint64_t signals; /* KVM_RUN came back with EINTR */
+	_Atomic uint64_t signals;                   /* KVM_RUN came back with EINTR */
+	_Atomic uint64_t assisted[HV_ASSIST_KINDS]; /* instructions that were completed for the back end */
 	_Atomic bool timed;
 	struct hv_exit_record *ring; /* capacity is a power of two */
 	uint64_t capacity;

@@ -11,7 +11,6 @@ into scripts, which go through `hvlab box` there.
 # once
 # alone
 import hashlib
-import lzma
 import os
 import pathlib
 import random
@@ -20,12 +19,10 @@ import shutil
 import struct
 import subprocess
 import sys
-import zlib
 
-from linux_lib import TMP, Linux, check, write
+import linux_lib
+from linux_lib import HVRUN, SECONDS, TMP, Linux, check, result, tail, write
 
-HVRUN = os.environ["HVRUN"]
-SECONDS = 240  # for one boot: 3 on hardware, 30 to 60 emulated
 INIT = """#!/bin/busybox sh
 b=/bin/busybox
 $b mount -t proc proc /proc; $b mount -t sysfs sys /sys; $b mount -t devtmpfs dev /dev
@@ -47,7 +44,7 @@ reboot) $b reboot -f;;
 esac
 exec $b sh
 """  # sysfs, proc and the modules of the kernel are all that it needs
-SHELL = b"echo A-SHELL-$((6 * 7))\nmkdir /t && echo MADE >/t/f && cat /t/f\npoweroff -f\n"
+SHELL = "echo A-SHELL-$((6 * 7))\nmkdir /t && echo MADE >/t/f && cat /t/f\npoweroff -f\n"
 
 linux = Linux()
 MODULES = linux.modules("pvpanic", "pvpanic_mmio", "virtio_mmio", "virtio_blk", "virtio_rng")
@@ -57,21 +54,6 @@ image = pathlib.Path(BZIMAGE).read_bytes()
 
 
 # --- what is booted -----------------------------------------------------------------------------------------------------
-def vmlinux():
-    """The ELF file inside the bzImage, or None where it is packed by a way that isn't known here."""
-    start = (image[0x1F1] + 1) * 512
-    offset, length = struct.unpack_from("<II", image, 0x248)
-    packed = image[start + offset:start + offset + length]
-    if packed.startswith(b"\xfd7zXZ\0"):
-        return lzma.LZMADecompressor().decompress(packed)
-    if packed.startswith(b"\x1f\x8b"):
-        return zlib.decompressobj(31).decompress(packed)
-    if packed.startswith(b"\x28\xb5\x2f\xfd") and shutil.which("zstd"):
-        done = subprocess.run(["zstd", "-dc"], input=packed[:-4], capture_output=True, timeout=120, check=False)
-        return done.stdout or None
-    return None
-
-
 # Disks of four formats with the same content; the guest writes a pattern over a part of the first three.
 SIZE, AT = 8 << 20, 20 << 16
 content = bytearray(SIZE)
@@ -102,26 +84,10 @@ def command(kernel, *options, do="shell", cpus=1, mem="512M", initrd=INITRD, app
 
 
 def run(name, words):
-    scripts.append(f"{words} </dev/null >{name}.out 2>{name}.err; echo $? >{name}.status")
+    scripts.append(linux_lib.run(name, words))
 
 
-def run_typing(name, words, prompt, text):
-    """Types the text when the prompt is there, as a person does: a driver empties its port's FIFO when it starts."""
-    (TMP / f"{name}.out").touch()
-    write(f"{name}.in", text)
-    scripts.append(f"(n=0; until grep -qF {shlex.quote(prompt)} {name}.out || [ $n -gt {SECONDS} ]; do sleep 1; n=$((n + 1)); done; "
-                   f"cat {name}.in) | {words} >{name}.out 2>{name}.err; echo $? >{name}.status")
-
-
-def run_until(name, words, text, times):
-    """Ends the VM by SIGTERM as soon as the text came so many times."""
-    scripts.append(f"{words} </dev/null >{name}.out 2>{name}.err & p=$!; n=0\n"
-                  f"while [ $n -lt {SECONDS} ] && kill -0 $p 2>/dev/null && "
-                  f"[ $(grep -c {shlex.quote(text)} {name}.out) -lt {times} ]; do sleep 1; n=$((n + 1)); done\n"
-                  f"kill $p; wait $p; echo $? >{name}.status")
-
-
-run_typing("shell", command(BZIMAGE, append=" quiet"), "/ # ", SHELL)
+scripts.append(linux_lib.run_typing("shell", command(BZIMAGE, append=" quiet"), ("/ # ", SHELL)))
 run("panic", command(BZIMAGE, do="panic", cpus=4, append=" quiet"))
 disks = make_disks()
 if disks:
@@ -129,11 +95,11 @@ if disks:
                          "disk.vmdk,ro", "--rng", do="disks", cpus=2, append=" quiet"))
 else:
     print("not tried: disks, as qemu-img is missing")
-elf = vmlinux()
+elf = linux_lib.vmlinux(image)
 if elf:
-    run_until("reboot", command(write("vmlinux", elf), do="reboot"), "Linux version", 2)
+    scripts.append(linux_lib.run_until("reboot", command(write("vmlinux", elf), do="reboot"), "Linux version", 2))
 else:
-    run_until("reboot", command(BZIMAGE, do="reboot"), "Linux version", 2)
+    scripts.append(linux_lib.run_until("reboot", command(BZIMAGE, do="reboot"), "Linux version", 2))
     print("not tried: PVH, as this kernel's payload is packed by a way that isn't known here")
 
 # --- what is refused ----------------------------------------------------------------------------------------------------
@@ -158,16 +124,6 @@ run("long", command(BZIMAGE, append=" " + "x" * 4000))
 for one in scripts[:booted]:
     linux.execute([one])
 linux.execute(scripts[booted:])
-
-
-def result(name):
-    texts = [(TMP / f"{name}.{kind}").read_text(errors="replace") for kind in ("out", "err", "status")]
-    return texts[0], texts[1], int(texts[2])
-
-
-def tail(text):
-    return "\n".join(text.splitlines()[-25:])
-
 
 out, err, status = result("shell")
 check("INIT-REACHED cpus=1 " in out, "a stock bzImage runs its init on one CPU", tail(out), err)

@@ -108,6 +108,61 @@ Test(cpuid, one_cpu_has_no_siblings)
 	cr_expect_eq(leaf(0xb, 1).eax, 0u);
 }
 
+/* Intel's leaf 4 and AMD's 0x8000001d: how many APIC ids share each cache, less one, in EAX 25:14. */
+static void caches_are_shared_by(uint32_t function, uint32_t ids)
+{
+	for (uint32_t i = 0; i < 8; i++) {
+		const struct kvm_cpuid_entry2 e = leaf(function, i);
+
+		if (!(e.eax & 0x1f))
+			break; /* the last one, or this vendor has other leaves */
+		cr_expect_eq(e.eax >> 14 & 0xfff, (e.eax >> 5 & 7) > 2 ? ids - 1 : 0,
+			     "leaf %#x, cache %u: %#x", function, i, e.eax);
+		if (function == 4)
+			cr_expect_eq(e.eax >> 26, ids - 1, "core ids in the package, less one: %#x", e.eax);
+	}
+}
+
+Test(cpuid, caches_belong_to_a_core_or_to_the_package)
+{
+	static const struct {
+		unsigned cpus, ids;
+	} cases[] = {{1, 1}, {2, 2}, {3, 4}, {4, 4}, {6, 8}};
+
+	for (size_t i = 0; i < HV_ARRAY_SIZE(cases); i++) {
+		apply("host", (unsigned)i, cases[i].cpus); /* a number is given once a VM */
+		caches_are_shared_by(4, cases[i].ids);
+		caches_are_shared_by(0x8000001d, cases[i].ids);
+		free(table);
+		table = NULL;
+		hv_vcpu_destroy(&vcpu);
+	}
+}
+
+/* Four CPUs, as each of them sees itself: the leaf that Linux asks first (0x1f) says the same as 0xb. */
+Test(cpuid, each_of_four_cpus_has_an_id_of_its_own_in_every_leaf)
+{
+	for (unsigned i = 0; i < 4; i++) {
+		apply("host", i, 4);
+		cr_expect_eq(leaf(1, 0).ebx >> 24, i);
+		cr_expect_eq(leaf(1, 0).ebx >> 16 & 0xff, 4u);
+		cr_expect_eq(leaf(0xb, 1).eax, 2u);
+		cr_expect_eq(leaf(0xb, 1).ebx, 4u);
+		cr_expect_eq(leaf(0xb, 1).edx, i);
+		for (uint32_t level = 0; level < 3 && leaf(0, 0).eax >= 0x1f; level++) {
+			const struct kvm_cpuid_entry2 b = leaf(0xb, level), v2 = leaf(0x1f, level);
+
+			cr_expect(b.eax == v2.eax && b.ebx == v2.ebx && b.ecx == v2.ecx && b.edx == v2.edx,
+				  "level %u", level);
+		}
+		if (leaf(0, 0).ebx == 0x68747541) /* "Auth" */
+			cr_expect_eq(leaf(0x80000008, 0).ecx & 0xf0ff, 2u << 12 | 3u);
+		free(table);
+		table = NULL;
+		hv_vcpu_destroy(&vcpu);
+	}
+}
+
 Test(cpuid, baseline_is_x86_64_v2_and_no_more)
 {
 	const uint32_t v2_ecx = 1u << 0 | 1u << 9 | 1u << 13 | 1u << 19 | 1u << 20 | 1u << 23;

@@ -6,8 +6,10 @@
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "kvm/backend.h"
 #include "machine/internal.h"
 
 static char path[] = "/tmp/hv-exit-XXXXXX";
@@ -94,6 +96,59 @@ Test(exit, an_internal_error_shows_the_instruction)
 	ended_saying(HV_END_ERROR, 1, "emulation failure");
 	cr_assert(strstr(m->end.text, "data[0] = 0x1234"), "%s", m->end.text);
 	cr_assert(strstr(m->end.text, "hlt"), "%s", m->end.text);
+}
+
+/* 64-bit mode at CPL 0, as far as the register file goes; the exit brings the instruction along. */
+static void leave_by_int3(void)
+{
+	struct kvm_sregs s;
+
+	cr_assert_eq(hv_vcpu_get_sregs(&m->cpus[0].vcpu, &s, NULL), 0);
+	s.cr0 = 0x80000011;
+	s.cr4 = 0x20;
+	s.efer = 0x500;
+	s.cs.l = 1;
+	s.cs.db = 0;
+	cr_assert_eq(hv_vcpu_set_sregs(&m->cpus[0].vcpu, &s, NULL), 0);
+	run->emulation_failure.suberror = KVM_INTERNAL_ERROR_EMULATION;
+	run->emulation_failure.ndata = 4;
+	run->emulation_failure.flags = KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES;
+	run->emulation_failure.insn_size = 1;
+	run->emulation_failure.insn_bytes[0] = 0xcc;
+	leave_by(KVM_EXIT_INTERNAL_ERROR);
+}
+
+Test(exit, a_software_back_end_is_helped_on_and_it_is_said_once)
+{
+	struct kvm_vcpu_events events;
+
+	m->assist = true;
+	leave_by_int3();
+	goes_on();
+	cr_assert_eq(atomic_load(&m->cpus[0].recorder.assisted[HV_ASSIST_INT3]), 1);
+	cr_assert(strstr(logged, "int3"), "%s", logged);
+	logged[0] = '\0';
+	leave_by_int3();
+	goes_on();
+	cr_assert_eq(atomic_load(&m->cpus[0].recorder.assisted[HV_ASSIST_INT3]), 2);
+	cr_assert_str_empty(logged, "%s", logged);
+	cr_assert_eq(ioctl(m->cpus[0].vcpu.fd, KVM_GET_VCPU_EVENTS, &events), 0);
+	cr_assert_eq(events.exception.nr, 3, "%u", events.exception.nr);
+}
+
+Test(exit, no_other_back_end_is)
+{
+	m->assist = false;
+	leave_by_int3();
+	ended_saying(HV_END_ERROR, 1, "emulation failure");
+	cr_assert_eq(atomic_load(&m->cpus[0].recorder.assisted[HV_ASSIST_INT3]), 0);
+	cr_assert(!strstr(logged, "int3"), "%s", logged);
+}
+
+/* And which one a machine takes this for follows from the back end alone. */
+Test(exit, only_a_software_back_end_is_taken_for_one)
+{
+	cr_assert_eq(m->assist, hv_backend() == HV_BACKEND_SOFTWARE);
 }
 
 Test(exit, each_suberror_has_a_name)

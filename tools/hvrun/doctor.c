@@ -20,6 +20,8 @@
 
 #include "base/parse.h"
 #include "hvrun.h"
+#include "kvm/assist.h"
+#include "kvm/backend.h"
 #include "kvm/kvm.h"
 
 enum verdict { OK, LIMITED, MISSING };
@@ -72,48 +74,39 @@ static const char *first_line(const char *path, char *buf, size_t size)
 
 /* --- KVM --- */
 
-static bool cpu_flag(const char *flag)
+/* What hvkit completes for a software back end, which doesn't know it. */
+static void tell_assisted(struct report *r)
 {
-	FILE *f = fopen("/proc/cpuinfo", "re");
-	char *line = NULL;
-	size_t size = 0;
-	bool found = false;
+	char names[128] = "";
+	size_t length = 0;
 
-	while (f && !found && getline(&line, &size, f) > 0) {
-		if (strncmp(line, "flags", 5) != 0)
-			continue;
-		for (char *save = NULL, *word = strtok_r(line, " \t\n", &save); word && !found;
-		     word = strtok_r(NULL, " \t\n", &save))
-			found = !strcmp(word, flag);
-		break; /* all CPUs have the same */
-	}
-	free(line);
-	if (f)
-		fclose(f);
-	return found;
+	for (unsigned kind = 0; kind < HV_ASSIST_KINDS && length < sizeof(names); kind++)
+		length += (size_t)snprintf(names + length, sizeof(names) - length, "%s%s", kind ? ", " : "",
+					   hv_assist_name(kind));
+	tell(r, LIMITED, "instructions", "give Linux guests clearcpuid=popcnt,smap,cx16,xsave,invpcid,pcid,clwb,fsgsbase,umip,pku",
+	     "the back end lacks some in kernel code; hvrun completes %s", names);
 }
 
-static bool module(const char *name)
-{
-	char path[64];
-
-	snprintf(path, sizeof(path), "/sys/module/%s", name);
-	return access(path, F_OK) == 0;
-}
-
-/* A back end built into the kernel has its folder in /sys/module too, as it has parameters. */
 static void check_backend(struct report *r)
 {
-	bool vmx = cpu_flag("vmx"), svm = cpu_flag("svm");
+	bool vmx = hv_backend_cpu_flag("vmx"), svm = hv_backend_cpu_flag("svm");
 
-	if (module("kvm_intel") && vmx)
+	switch (hv_backend()) {
+	case HV_BACKEND_VMX:
 		tell(r, OK, "back end", NULL, "Intel VT-x (kvm_intel)");
-	else if (module("kvm_amd") && svm)
+		return;
+	case HV_BACKEND_SVM:
 		tell(r, OK, "back end", NULL, "AMD-V (kvm_amd)");
-	else if (module("kvm_pvm"))
+		return;
+	case HV_BACKEND_SOFTWARE:
 		tell(r, LIMITED, "back end", "use a machine with VT-x or AMD-V where speed matters",
 		     "software (kvm_pvm): kernel code of a guest is slow");
-	else if (vmx || svm)
+		tell_assisted(r);
+		return;
+	case HV_BACKEND_UNKNOWN:
+		break;
+	}
+	if (vmx || svm)
 		tell(r, MISSING, "back end", vmx ? "modprobe kvm-intel" : "modprobe kvm-amd",
 		     "the processor has %s, its module is not loaded", vmx ? "VT-x" : "AMD-V");
 	else

@@ -54,7 +54,7 @@ static void print_row(const char *name, const struct row *row, uint64_t total)
 void report_stats(struct hv_machine *m)
 {
 	struct row rows[HV_EXIT_REASONS] = {0}, all = {0};
-	uint64_t signals = 0;
+	uint64_t signals = 0, assisted[HV_ASSIST_KINDS] = {0};
 	char up[24];
 
 	for (unsigned i = 0; i < HV_EXIT_REASONS; i++) {
@@ -67,12 +67,19 @@ void report_stats(struct hv_machine *m)
 	}
 	for (unsigned cpu = 0; cpu < hv_machine_cpus(m); cpu++)
 		signals += atomic_load(&hv_machine_recorder(m, cpu)->signals);
+	for (unsigned kind = 0; kind < HV_ASSIST_KINDS; kind++)
+		for (unsigned cpu = 0; cpu < hv_machine_cpus(m); cpu++)
+			assisted[kind] += atomic_load(&hv_machine_recorder(m, cpu)->assisted[kind]);
 	qsort(rows, HV_EXIT_REASONS, sizeof(rows[0]), by_count);
 
 	fprintf(stderr, "%-16s %12s %7s %10s %10s\n", "exit", "count", "share", "mean", "total");
 	for (unsigned i = 0; i < HV_EXIT_REASONS && rows[i].count; i++)
 		print_row(hv_exit_name(rows[i].reason), &rows[i], all.count);
 	print_row("all", &all, all.count);
+	for (unsigned kind = 0; kind < HV_ASSIST_KINDS; kind++)
+		if (assisted[kind])
+			fprintf(stderr, "%s, which the back end does not know, was completed %llu times\n",
+				hv_assist_name(kind), (unsigned long long)assisted[kind]);
 	fprintf(stderr,
 		"mean and total: time in user space per exit and altogether; %llu KVM_RUN cut short by a "
 		"signal; %s since the start\n",
