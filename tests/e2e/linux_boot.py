@@ -11,7 +11,6 @@ into scripts, which go through `hvlab box` there.
 # once
 # alone
 import hashlib
-import os
 import pathlib
 import random
 import shlex
