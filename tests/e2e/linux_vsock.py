@@ -6,6 +6,7 @@ again, run where Linux runs: here, or where /dev/kvm has no hardware behind it, 
 """
 # limit: 900
 # alone
+# once
 import os
 import pathlib
 import re
