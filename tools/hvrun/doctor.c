@@ -83,7 +83,8 @@ static void tell_assisted(struct report *r)
 	for (unsigned kind = 0; kind < HV_ASSIST_KINDS && length < sizeof(names); kind++)
 		length += (size_t)snprintf(names + length, sizeof(names) - length, "%s%s", kind ? ", " : "",
 					   hv_assist_name(kind));
-	tell(r, LIMITED, "instructions", "give Linux guests clearcpuid=popcnt,smap,cx16,xsave,invpcid,pcid,clwb,fsgsbase,umip,pku",
+	tell(r, LIMITED, "instructions",
+	     "give Linux guests clearcpuid=popcnt,smap,cx16,xsave,invpcid,pcid,clwb,fsgsbase,umip,pku",
 	     "the back end lacks some in kernel code; hvrun completes %s", names);
 }
 
