@@ -71,6 +71,7 @@ LIBRARIES = (
     ("nettle/sha2.h", "nettle", ("nettle-dev", "nettle-devel", "nettle")),
     ("expat.h", "expat", ("libexpat1-dev", "expat-devel", "expat")),
     ("slirp/libslirp.h", "", ("libslirp-dev", "libslirp-devel", "libslirp")),
+    ("liburing.h", "uring", ("liburing-dev", "liburing-devel", "liburing")),
     ("seccomp.h", "seccomp", ("libseccomp-dev", "libseccomp-devel", "libseccomp")),
 )
 PROGRAMS = (

@@ -3,12 +3,15 @@
 # limit: 300
 # box: intel
 # box: long
+import os
 import sys
 
 from labs_lib import LABS, SAN, TMP, graded, check, skip, solution, story
 
 if SAN:
     skip("a sanitizer's build is graded by labs_kit's small lab")
+if not os.environ.get("HVLAB_BOX"):
+    skip("labs_handout grades the solutions on this machine's KVM")
 check(len(LABS) >= 8, "there are labs", LABS)
 failed = []
 for number in LABS:

@@ -26,7 +26,7 @@ check(not re.search(r"\\\n\s*$|\\ +\n", container) and "&& rm -rf /var/lib/apt/l
 wanted = [line.split() for line in re.search(r"<<-'END'\n(.*?)\n\tEND", (SRC / "tests/deps").read_text(), re.S)[1].splitlines()]
 debian = {row[2]: row[3] for row in wanted}
 libraries = {"-lelf": debian["libelf"], "-lcapstone": debian["capstone"], "-ljansson": debian["jansson"],
-             "-lseccomp": debian["libseccomp"], "-ldeflate": debian["libdeflate"], "-lzstd": debian["libzstd"],
+             "-lseccomp": debian["libseccomp"], "-luring": debian["liburing"], "-ldeflate": debian["libdeflate"], "-lzstd": debian["libzstd"],
              "-lxxhash": debian["libxxhash"], "-lnettle": debian["nettle"], "-lexpat": debian["expat"]}
 flags = json.loads((HANDOUT / "lib/flags.json").read_text())
 check(set(flags["libs"]) <= set(libraries), "each library that is linked has a package", flags["libs"])
