@@ -5,6 +5,7 @@ Gradescope's "Autograder Specifications" (results.json, output string formats, v
 Authors" (the last line is the autoresult) and "Formatted Feedback", and the JUnit XML that Ant writes and CI systems
 read. What a student's program printed is hostile: control characters never reach a terminal or an XML file.
 """
+import contextlib
 import json
 import os
 import re
@@ -263,8 +264,9 @@ def replace_file(path, text):
             os.fsync(out.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
+    except BaseException:  # a time limit's, too, which may come when the name is its own no more
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
         raise
 
 

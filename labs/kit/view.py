@@ -8,6 +8,7 @@ times in the tables are of all exits. The page itself is made by viewpage.py.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import collections
 import json
 import os
@@ -566,7 +567,8 @@ def write_file(path: str, text: str) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
 
 
