@@ -8,8 +8,8 @@ times in the tables are of all exits. The page itself is made by viewpage.py.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import collections
+import contextlib
 import json
 import os
 import pathlib
