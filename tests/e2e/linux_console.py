@@ -9,7 +9,6 @@ statistics arrive.
 Where /dev/kvm has no hardware behind it all runs are put into the box.
 """
 # limit: 1500
-# alone
 # once
 import contextlib
 import hashlib

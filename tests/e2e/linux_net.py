@@ -8,7 +8,6 @@ runs are put into the box; there the test runs as root and gives hvrun its tap.
 """
 # limit: 900
 # once
-# alone
 import ctypes
 import fcntl
 import hashlib
