@@ -66,10 +66,17 @@ path = f"{TMP}/line"
 
 
 def client():
-    s = socket.socket(socket.AF_UNIX)
-    s.settimeout(LIMIT)
-    s.connect(path)
-    return s
+    """Connects as soon as somebody listens, which is a moment after the socket has its name."""
+    def attempt():
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(LIMIT)
+        try:
+            s.connect(path)
+        except ConnectionRefusedError:
+            s.close()
+            return None
+        return s
+    return until(attempt, "somebody who listens")
 
 
 def receive(s, count):

@@ -267,12 +267,12 @@ Test(assist, popcnt_is_right_in_each_form)
 		prepare(&g, &regs);
 		run(&g, &regs);
 		expect(&forms[i], &regs, "run");
-		cr_assert_eq(regs.rip, CODE + forms[i].size + 1u, "popcnt %s", forms[i].name);
+		cr_assert_eq(regs.rip, CODE + (unsigned)forms[i].size + 1u, "popcnt %s", forms[i].name);
 		prepare(&g, &regs);
 		cr_assert_eq(complete(&g, &regs, &kind), 0, "popcnt %s", forms[i].name);
 		cr_assert_eq(kind, HV_ASSIST_POPCNT);
 		expect(&forms[i], &regs, "completed");
-		cr_assert_eq(regs.rip, CODE + forms[i].size, "popcnt %s", forms[i].name);
+		cr_assert_eq(regs.rip, CODE + (unsigned)forms[i].size, "popcnt %s", forms[i].name);
 		unboot(&g);
 	}
 }
