@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "base/thread.h"
 #include "device/virtio/queue.h"
 
 enum { /* where fields are in the three areas, in bytes */
@@ -65,11 +66,15 @@ struct table {
  */
 static uint16_t load16(const uint8_t *at)
 {
-	return le16toh(__atomic_load_n((const uint16_t *)(const void *)at, __ATOMIC_SEQ_CST));
+	uint16_t value = le16toh(__atomic_load_n((const uint16_t *)(const void *)at, __ATOMIC_SEQ_CST));
+
+	hv_guest_told();
+	return value;
 }
 
 static void store16(uint8_t *at, uint16_t value)
 {
+	hv_guest_tell();
 	__atomic_store_n((uint16_t *)(void *)at, htole16(value), __ATOMIC_SEQ_CST);
 }
 
