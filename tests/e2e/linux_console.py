@@ -9,6 +9,7 @@ statistics arrive.
 Where /dev/kvm has no hardware behind it all runs are put into the box.
 """
 # limit: 1500
+# kvm: none
 # once
 import contextlib
 import hashlib

@@ -7,6 +7,7 @@ Everything goes over loopback and over network namespaces that the test makes. W
 runs are put into the box; there the test runs as root and gives hvrun its tap.
 """
 # limit: 900
+# kvm: none
 # once
 import ctypes
 import fcntl

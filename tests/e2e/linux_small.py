@@ -8,6 +8,7 @@ the kernel comes to its first program, with its root file system from a disk and
 are completed for it are counted.
 """
 # limit: 1500
+# kvm: none
 # once
 # alone
 import os

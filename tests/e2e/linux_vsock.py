@@ -5,6 +5,7 @@ pause in mid-transfer. The guest's end is guest/vsock_peer.c, made here as a sta
 again, run where Linux runs: here, or where /dev/kvm has no hardware behind it, in the box.
 """
 # limit: 900
+# kvm: none
 # once
 import os
 import pathlib
