@@ -147,6 +147,7 @@ def linux(name, *options, append="", before="INIT-REACHED"):
     """hvrun with the kernel; its serial line is a file. Ended by the test, through QMP."""
     command = [HVRUN, "--name", name, "--mem", "512M", "--timeout", "800", "--initrd", "initrd", "--serial", f"file:{name}.out",
                "--append", f"console=ttyS0 panic=-1 quiet {append}", *options, "kernel"]
+    pathlib.Path(f"{name}.out").unlink(missing_ok=True)  # of a box that died
     with open(f"{name}.err", "wb") as err, subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=err) as process:
         try:
             wait_for(f"{name}.out", before, process)

@@ -54,19 +54,20 @@ def need_user_space():
 def execute(direct, commands, limit=400):
     """Runs lines of a shell script in the test's folder, here (direct) or, as root, in the box; limit: seconds.
 
-    The emulated machine may die of a fault of its own with several CPUs in its guest; a second one is given its turn then.
+    The emulated machine may die of a fault of its own with several CPUs in its guest; another one is given its turn then, twice
+    at most.
     """
     limit *= STRETCH
     text = "\n".join(["cd " + shlex.quote(str(TMP)), "export PATH=/bin:/sbin:/usr/bin:/usr/sbin", *commands, "exit 0", ""])
     path = write("script", text.encode())
     if direct:
         return subprocess.run(["sh", str(path)], stdin=subprocess.DEVNULL, timeout=2 * limit, check=True)
-    for last in (False, True):
+    for last in (False, False, True):
         done = subprocess.run([str(SRC / "labs" / "hvlab"), "box", "--memory", "3072", "--timeout", str(limit), "--", "sh", str(path)],
                               stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit + 100, check=False)
         if "the emulated machine ended before" not in done.stderr:
             break
-        print("the box died" + ("" if last else "; tried once more"))
+        print("the box died" + ("" if last else "; another one is tried"))
     return check(done.returncode == 0, "the box ran what it was given", done.returncode, done.stdout[-3000:], done.stderr[-1000:])
 
 
@@ -136,12 +137,12 @@ def run_typing(name, words, *steps):
         write(f"{name}.{number}.in", text.encode())
         waits.append(f"n=0; until [ $(grep -cF {shlex.quote(prompt)} {name}.out) -ge {times[0] if times else 1} ] || "
                      f"[ $n -gt {SECONDS} ]; do sleep 1; n=$((n + 1)); done; cat {name}.{number}.in")
-    return f"({'; '.join(waits)}) | {words} >{name}.out 2>{name}.err; echo $? >{name}.status"
+    return f": >{name}.out; ({'; '.join(waits)}) | {words} >{name}.out 2>{name}.err; echo $? >{name}.status"
 
 
 def run_until(name, words, text, times):
     """Ends the VM by SIGTERM as soon as the text came so many times."""
-    return (f"{words} </dev/null >{name}.out 2>{name}.err & p=$!; n=0\n"
+    return (f": >{name}.out; {words} </dev/null >{name}.out 2>{name}.err & p=$!; n=0\n"
             f"while [ $n -lt {SECONDS} ] && kill -0 $p 2>/dev/null && "
             f"[ $(grep -c {shlex.quote(text)} {name}.out) -lt {times} ]; do sleep 1; n=$((n + 1)); done\n"
             f"kill $p; wait $p; echo $? >{name}.status")
