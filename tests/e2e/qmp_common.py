@@ -60,13 +60,21 @@ class Connection:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(LIMIT)
         folder = os.open(RUNTIME, os.O_PATH)
-        self.socket.connect(f"/proc/self/fd/{folder}/{name}.sock")
+        until("a listener", lambda: self.reaches(f"/proc/self/fd/{folder}/{name}.sock"))
         os.close(folder)
         self.file = self.socket.makefile("rb")
         self.greeting = self.receive()
         self.events = []
         if negotiate:
             assert self.ask("qmp_capabilities") == {"return": {}}
+
+    def reaches(self, path):
+        """Somebody listens there, which is a moment after the socket has its name."""
+        try:
+            self.socket.connect(path)
+        except ConnectionRefusedError:
+            return False
+        return True
 
     def send(self, data):
         self.socket.sendall(data if isinstance(data, bytes) else json.dumps(data).encode())
