@@ -87,7 +87,7 @@ int hv_chardev_start(struct hv_chardev *c, struct hv_error *err)
 
 	pthread_mutex_lock(&c->lock);
 	c->started = true;
-	if (c->in_fd >= 0 || c->listen_fd >= 0 || c->out_used > 0)
+	if (c->in_fd >= 0 || c->listener.fd >= 0 || c->out_used > 0)
 		rc = make_thread(c);
 	pthread_cond_broadcast(&c->room);
 	pthread_mutex_unlock(&c->lock);
@@ -380,7 +380,7 @@ static void forget_client(struct hv_chardev *c)
 
 static void take_client(struct hv_chardev *c)
 {
-	int fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int fd = accept4(c->listener.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 	if (fd < 0)
 		return;
@@ -463,7 +463,7 @@ static int prepare(struct hv_chardev *c, struct pollfd *fds)
 		timeout = left > 0 ? (int)left : 0;
 	}
 	pthread_mutex_unlock(&c->lock);
-	fds[FD_LISTEN] = (struct pollfd){.fd = c->out_fd < 0 ? c->listen_fd : -1, .events = POLLIN};
+	fds[FD_LISTEN] = (struct pollfd){.fd = c->out_fd < 0 ? c->listener.fd : -1, .events = POLLIN};
 	return timeout;
 }
 

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+#include "base/listener.h"
 #include "device/chardev.h"
 
 #define CHARDEV_OUT 65536u /* bytes of output kept while the other side doesn't take them */
@@ -36,10 +37,8 @@ struct hv_chardev {
 	enum chardev_push push;
 	size_t piece; /* CHARDEV_PUSH_POLL: bytes that fit when poll says so */
 
-	int listen_fd, folder_fd; /* unix: the socket, the folder it lies in */
-	dev_t socket_dev;
-	ino_t socket_ino; /* so that close removes our socket and no other */
-	int slave_fd;     /* pty: its other end, held open so that it lives while nobody has it open */
+	struct hv_listener listener; /* unix */
+	int slave_fd; /* pty: its other end, held open so that it lives while nobody has it open */
 	char pty[64];
 
 	int wake_fd; /* an eventfd that takes the thread out of its poll */

@@ -11,7 +11,6 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -130,84 +129,10 @@ static int open_file(struct hv_chardev *c, struct hv_error *err)
 	return 0;
 }
 
-/* The folder is held open, so that the socket can be removed at the end whatever the process may no longer
- * open. */
-static int open_folder(struct hv_chardev *c, struct hv_error *err)
-{
-	const char *slash = strrchr(c->config.path, '/');
-	char folder[sizeof(((struct sockaddr_un *)NULL)->sun_path) + 1];
-
-	snprintf(folder, sizeof(folder), "%.*s", slash ? (int)(slash - c->config.path) + 1 : 1,
-		 slash ? c->config.path : ".");
-	c->folder_fd = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (c->folder_fd < 0)
-		return hv_fail_errno(err, "%s: cannot open the folder of %s", hv_chardev_line(c),
-				     c->config.path);
-	return 0;
-}
-
-static const char *socket_name(const struct hv_chardev *c)
-{
-	const char *slash = strrchr(c->config.path, '/');
-
-	return slash ? slash + 1 : c->config.path;
-}
-
-/*
- * A socket that a dead process left is replaced; a living one, and anything else, stays. A datagram socket
- * asks: it is refused where nobody is bound any more and has the wrong type where somebody is, who doesn't
- * notice. A stream socket would be a client, and take the output that is kept for the first.
- */
-static bool remove_stale(struct hv_chardev *c, const struct sockaddr_un *sun)
-{
-	struct stat st;
-	int fd, rc;
-
-	if (fstatat(c->folder_fd, socket_name(c), &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISSOCK(st.st_mode))
-		return false;
-	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return false;
-	rc = connect(fd, (const struct sockaddr *)sun, sizeof(*sun)) < 0 ? errno : 0;
-	close(fd);
-	return rc == ECONNREFUSED && unlinkat(c->folder_fd, socket_name(c), 0) == 0;
-}
-
 static int open_unix(struct hv_chardev *c, struct hv_error *err)
 {
-	struct sockaddr_un sun = {.sun_family = AF_UNIX};
-	struct stat st;
-	int rc;
-
-	if (strlen(c->config.path) >= sizeof(sun.sun_path))
-		return hv_fail_usage(err, "%s: a socket's path has at most %zu characters; %s is longer",
-				     hv_chardev_line(c), sizeof(sun.sun_path) - 1, c->config.path);
-	memcpy(sun.sun_path, c->config.path, strlen(c->config.path) + 1);
-	rc = open_folder(c, err);
-	if (rc)
-		return rc;
 	c->push = CHARDEV_PUSH_SEND;
-	c->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (c->listen_fd < 0)
-		return hv_fail_errno(err, "%s: cannot make a socket", hv_chardev_line(c));
-	fchmod(c->listen_fd, 0600); /* before bind: the name never exists with another mode */
-	rc = bind(c->listen_fd, (const struct sockaddr *)&sun, sizeof(sun));
-	if (rc < 0 && errno == EADDRINUSE) {
-		if (!remove_stale(c, &sun))
-			return hv_fail(err, EADDRINUSE,
-				       "%s: %s is taken; give another path or remove it if nobody uses it",
-				       hv_chardev_line(c), c->config.path);
-		rc = bind(c->listen_fd, (const struct sockaddr *)&sun, sizeof(sun));
-	}
-	if (rc < 0)
-		return hv_fail_errno(err, "%s: cannot bind %s", hv_chardev_line(c), c->config.path);
-	if (fstatat(c->folder_fd, socket_name(c), &st, AT_SYMLINK_NOFOLLOW) == 0) {
-		c->socket_dev = st.st_dev;
-		c->socket_ino = st.st_ino;
-	}
-	if (listen(c->listen_fd, 4) < 0)
-		return hv_fail_errno(err, "%s: cannot listen at %s", hv_chardev_line(c), c->config.path);
-	return 0;
+	return hv_listener_open(&c->listener, hv_chardev_line(c), c->config.path, 4, err);
 }
 
 static int open_kind(struct hv_chardev *c, struct hv_error *err)
@@ -238,7 +163,7 @@ int hv_chardev_open(const struct hv_chardev_config *config, const struct hv_log 
 		return hv_fail(err, ENOMEM, "%s: no memory", config->line ? config->line : "serial");
 	c->config = *config;
 	c->log = log;
-	c->in_fd = c->out_fd = c->listen_fd = c->folder_fd = c->slave_fd = -1;
+	c->in_fd = c->out_fd = c->listener.fd = c->listener.folder = c->slave_fd = -1;
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_mutex_init(&c->inject_lock, NULL);
 	pthread_condattr_init(&attr);
@@ -310,23 +235,16 @@ static void close_one(int fd)
 
 void hv_chardev_close(struct hv_chardev *c)
 {
-	struct stat st;
-
 	if (!c)
 		return;
 	hv_chardev_finish(c);
 	if (c->slave_fd >= 0)
 		let_reader_finish(c);
-	if (c->folder_fd >= 0 && c->socket_ino &&
-	    fstatat(c->folder_fd, socket_name(c), &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-	    st.st_dev == c->socket_dev && st.st_ino == c->socket_ino)
-		unlinkat(c->folder_fd, socket_name(c), 0);
+	hv_listener_close(&c->listener);
 	close_one(c->slave_fd);
 	if (c->in_fd != c->out_fd)
 		close_one(c->in_fd);
 	close_one(c->out_fd);
-	close_one(c->listen_fd);
-	close_one(c->folder_fd);
 	close_one(c->wake_fd);
 	pthread_cond_destroy(&c->room);
 	pthread_mutex_destroy(&c->lock);
