@@ -51,7 +51,6 @@ struct hv_blk_out {
 	unsigned first, count;
 	int fd;
 	uint64_t file_at, disk_at;
-	bool large;                 /* worth a thread of the kernel's own */
 	bool write, flush, through; /* through: a write that is followed by a flush */
 };
 

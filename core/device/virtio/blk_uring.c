@@ -35,15 +35,13 @@ static int restrict_to_disks(struct io_uring *ring)
 {
 	static const uint8_t ops[] = {IORING_OP_NOP, IORING_OP_READ, IORING_OP_READV, IORING_OP_WRITEV,
 				      IORING_OP_FSYNC};
-	struct io_uring_restriction list[HV_ARRAY_SIZE(ops) + 1];
+	struct io_uring_restriction list[HV_ARRAY_SIZE(ops)];
 
 	memset(list, 0, sizeof(list));
 	for (unsigned i = 0; i < HV_ARRAY_SIZE(ops); i++) {
 		list[i].opcode = IORING_RESTRICTION_SQE_OP;
 		list[i].sqe_op = ops[i];
 	}
-	list[HV_ARRAY_SIZE(ops)].opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
-	list[HV_ARRAY_SIZE(ops)].sqe_flags = IOSQE_ASYNC;
 	return ask(ring, IORING_REGISTER_RESTRICTIONS, list, HV_ARRAY_SIZE(list));
 }
 
@@ -113,8 +111,6 @@ bool hv_blk_ring_add(struct hv_blk_ring *r, struct hv_blk_out *out)
 	else
 		io_uring_prep_readv(sqe, out->fd, out->iov + out->first, out->count - out->first,
 				    out->file_at);
-	if (out->large && !out->flush)
-		sqe->flags |= IOSQE_ASYNC; /* several copies at a time, where there are CPUs for them */
 	io_uring_sqe_set_data(sqe, out);
 	return true;
 }
