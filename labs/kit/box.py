@@ -57,9 +57,12 @@ def words_of(command):
     return done.stdout if done.returncode == 0 else None
 
 
-def kernel_package():
+METAS = ("linux-image-amd64", "linux-image-generic", "linux-image-virtual")
+
+
+def kernel_package(metas=METAS):
     """The name of the package with the newest kernel of this distribution: what its meta package depends on."""
-    for meta in ("linux-image-amd64", "linux-image-generic", "linux-image-virtual"):
+    for meta in metas:
         found = re.search(r"Depends: (linux-image-\S+)", words_of(["apt-cache", "depends", meta]) or "")
         if found:
             return found.group(1)
@@ -80,23 +83,25 @@ def unpack(package, folder, say):
         os.unlink(files[0])
 
 
-def kernel_folder(say):
-    """A folder with boot/vmlinuz-* and lib/modules: from the cache, or fetched now and renamed into place."""
-    for ready in sorted(glob.glob(os.path.join(cache_folder(), "linux-image-*")), reverse=True):
+def kernel_folder(say, metas=METAS, flavour=""):
+    """A folder with boot/vmlinuz-* and lib/modules: from the cache, or fetched now and renamed into place. A kernel of
+    another flavour than the box's own has its folder in the cache apart."""
+    cache = os.path.join(cache_folder(), flavour)
+    for ready in sorted(glob.glob(os.path.join(cache, "linux-image-*")), reverse=True):
         if glob.glob(os.path.join(ready, "boot", "vmlinuz-*")):
             return ready
-    name = kernel_package()
+    name = kernel_package(metas)
     packages = [name]
     if name.endswith("-generic"):          # Ubuntu keeps the modules in a package of their own
         packages.append(name.replace("linux-image-", "linux-modules-"))
-    os.makedirs(cache_folder(), exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="fetch.") as folder:
+    os.makedirs(cache, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix="fetch.") as folder:
         inside = os.path.join(folder, "root")
         os.mkdir(inside)
         unpack(packages, inside, say)
         if not glob.glob(os.path.join(inside, "boot", "vmlinuz-*")):
             raise Trouble(f"{name} has no kernel in it")
-        final = os.path.join(cache_folder(), name)
+        final = os.path.join(cache, name)
         try:
             os.rename(inside, final)
         except OSError:                    # somebody else was faster

@@ -93,12 +93,12 @@ def vmlinux(image):
 
 
 class Linux:
-    """The distribution's kernel; skips the test where it or what runs it can't be had."""
+    """A kernel of the distribution's, its usual one or another flavour; skips the test where it or what runs it can't be had."""
 
-    def __init__(self):
+    def __init__(self, metas=box.METAS, flavour=""):
         self.direct = need_user_space()
         try:
-            self.folder = pathlib.Path(box.kernel_folder(print))
+            self.folder = pathlib.Path(box.kernel_folder(print, metas, flavour))
         except (box.Trouble, OSError, subprocess.SubprocessError) as why:
             skip(f"no kernel package can be had here: {why}")
         self.image = sorted(glob.glob(str(self.folder / "boot" / "vmlinuz-*")))[-1]
