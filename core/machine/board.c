@@ -299,9 +299,11 @@ static int reset_kvm_state(struct hv_machine *m, struct hv_error *err)
 		rc = hv_vcpu_create(&fresh, &spare, i, err);
 		if (rc)
 			break;
-		rc = hv_vcpu_get_state(&fresh, state, err);
-		if (!rc)
-			rc = hv_vcpu_set_state(&m->cpus[i].vcpu, state, err);
+		rc = hv_vcpu_get_state(&spare, &fresh, state, err);
+		if (!rc) {
+			rc = hv_vcpu_set_state(&m->vm, &m->cpus[i].vcpu, state, err);
+			hv_vcpu_state_free(state);
+		}
 		hv_vcpu_destroy(&fresh);
 		atomic_store(&m->cpus[i].vector_count, 0);
 		m->cpus[i].unfinished = false;

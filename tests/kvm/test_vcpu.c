@@ -193,7 +193,7 @@ Test(state, what_was_taken_out_can_be_put_back)
 	struct box b;
 
 	boot(&b, HV_IRQCHIP_FULL, code, sizeof(code));
-	cr_assert_eq(hv_vcpu_get_state(&b.vcpu, before, &err), 0, "%s", err.text);
+	cr_assert_eq(hv_vcpu_get_state(&b.vm, &b.vcpu, before, &err), 0, "%s", err.text);
 	for (int i = 0; i < 3; i++)
 		cr_assert_eq(hv_vcpu_run(&b.vcpu), 0);
 	cr_assert_eq(hv_vcpu_get_regs(&b.vcpu, &regs, NULL), 0);
@@ -201,11 +201,12 @@ Test(state, what_was_taken_out_can_be_put_back)
 	b.vcpu.run->immediate_exit = 1;
 	cr_assert_eq(hv_vcpu_run(&b.vcpu), -EINTR); /* completes the out */
 	b.vcpu.run->immediate_exit = 0;
-	cr_assert_eq(hv_vcpu_set_state(&b.vcpu, before, &err), 0, "%s", err.text);
+	cr_assert_eq(hv_vcpu_set_state(&b.vm, &b.vcpu, before, &err), 0, "%s", err.text);
 	cr_assert_eq(hv_vcpu_run(&b.vcpu), 0);
 	cr_assert_eq(hv_vcpu_get_regs(&b.vcpu, &regs, NULL), 0);
 	cr_assert_eq(regs.rbx, 1, "it starts again from the beginning");
 	unboot(&b);
+	hv_vcpu_state_free(before);
 	free(before);
 }
 
