@@ -11,8 +11,8 @@
 
 #define MSR_MTRR_CAP 0xfeu
 #define MSR_MCG_CAP  0x179u
-#define LISTED_MAX   4096u
-#define EXTRA_MAX    1024u /* two a variable MTRR, four an error bank, both counts below 256 in theory */
+#define LISTED_MAX   3072u
+#define EXTRA_MAX    1024u /* more than extras() adds; the sum is what state_codec.c loads (MSRS_MAX) */
 
 struct range {
 	uint32_t first, last;
@@ -27,8 +27,7 @@ static const struct range left_out[] = {
 	{0x40000000, 0x400001ff}, /* Hyper-V's: never offered to our guests; TIME_REF_COUNT is a clock */
 };
 
-/* What KVM leaves out of its list and a guest can set all the same; variable MTRRs and banks: see extras().
- */
+/* What KVM leaves out of its list, or did once, and a guest can set all the same. Counted ones: extras(). */
 static const struct range left_out_by_kvm[] = {
 	{0x250, 0x250},           {0x258, 0x259}, {0x268, 0x26f}, /* fixed MTRRs */
 	{0x277, 0x277},           {0x2ff, 0x2ff},                 /* PAT, MTRR_DEF_TYPE */
