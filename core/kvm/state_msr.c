@@ -132,23 +132,26 @@ int hv_msr_list(const struct hv_vm *vm, const struct hv_vcpu *vcpu, struct kvm_m
 {
 	struct kvm_msr_list *listed = calloc(1, sizeof(*listed) + LISTED_MAX * sizeof(listed->indices[0]));
 	struct kvm_msr_entry *list = calloc(LISTED_MAX + EXTRA_MAX, sizeof(*list));
-	int rc = listed && list ? 0 : hv_fail(err, ENOMEM, "no memory for the list of MSRs");
+	int rc = 0;
 
 	*count = 0;
-	if (!rc) {
-		listed->nmsrs = LISTED_MAX;
-		if (ioctl(vm->kvm->fd, KVM_GET_MSR_INDEX_LIST, listed) < 0)
-			rc = hv_fail_errno(err, "KVM doesn't list its MSRs (KVM_GET_MSR_INDEX_LIST)");
+	*out = NULL;
+	if (!listed || !list) {
+		free(listed);
+		free(list);
+		return hv_fail(err, ENOMEM, "no memory for the list of MSRs");
 	}
-	if (!rc) {
+	listed->nmsrs = LISTED_MAX;
+	if (ioctl(vm->kvm->fd, KVM_GET_MSR_INDEX_LIST, listed) < 0) {
+		rc = hv_fail_errno(err, "KVM doesn't list its MSRs (KVM_GET_MSR_INDEX_LIST)");
+		free(list);
+	} else {
 		for (uint32_t i = 0; i < listed->nmsrs; i++)
 			if (!is_left_out(listed->indices[i]))
 				add(list, count, listed->indices[i], listed->indices[i]);
 		extras(vcpu, list, count);
+		*out = list;
 	}
 	free(listed);
-	if (rc)
-		free(list);
-	*out = rc ? NULL : list;
 	return rc;
 }
