@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "kvm/backend.h"
 #include "kvm/cpuid.h"
 #include "kvm/irq.h"
 #include "kvm/memory.h"
@@ -32,6 +33,8 @@ static void boot(struct box *b, enum hv_irqchip irqchip, const void *code, size_
 	struct kvm_sregs sregs;
 	struct kvm_regs regs = {.rip = CODE, .rsp = 0x8000, .rflags = 2};
 
+	if (hv_backend() == HV_BACKEND_SOFTWARE)
+		cr_skip_test("bit-exact state was seen on AMD-V only so far, not on a software back end");
 	alarm(60);
 	cr_assert_eq(hv_kvm_open(&b->kvm, &err), 0, "%s", err.text);
 	cr_assert_eq(hv_vm_create(&b->vm, &b->kvm, &err), 0, "%s", err.text);
